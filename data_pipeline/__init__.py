@@ -1,0 +1,1 @@
+"""Sequences in, batches out: reading, tokenizing, packing, splitting and loading DNA. Knows no model."""

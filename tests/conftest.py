@@ -1,0 +1,25 @@
+"""Every test sees eight fake CPU devices, parsed absl flags, and (where it is at hand) the real data."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import pathlib
+
+import pytest
+from absl import flags
+
+flags.FLAGS.mark_as_parsed()
+
+DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real genomes beside the checkout; tests that need it are skipped without it."""
+    if not DATA.is_dir():
+        pytest.skip("the real genomes are not beside this checkout (../shared/data)")
+    return DATA
