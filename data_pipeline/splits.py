@@ -1,0 +1,316 @@
+"""Which sequences are relatives, and on which side of a split do they go, so that none leaks?
+
+Near-duplicate clusters: each record is sketched by FracMinHash (Irber et al. 2022, sourmash): the
+canonical 21-mers whose 64-bit hash lies below 2^64 / scale. Two records are linked when the smaller
+sketch shares a tenth of its hashes with the other (containment >= 0.1), and a cluster is what links
+hold together (single linkage). Whole clusters are then put on one side.
+
+The scale is a power of two: 1 (every k-mer) while the hashes of all records fit `max_hashes`,
+coarser for the long records only when they do not, so that short ones keep a sketch of about 1,000
+hashes. Two records are compared at the coarser of their scales. Where that leaves a short record a
+handful of hashes, one in common is enough to link: the error is on the side of keeping together.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_pipeline import kmers
+
+if TYPE_CHECKING:
+    from data_pipeline.reading import Record
+
+K = 21
+MIN_CONTAINMENT = 0.1
+USEFUL_SKETCH = 1024  # k-mers below which a record is never thinned
+MAX_HASHES = 1 << 24  # 128 MiB of hashes
+
+
+def cluster(
+    records: Iterable["Record"],
+    *,
+    min_containment: float = MIN_CONTAINMENT,
+    max_hashes: int = MAX_HASHES,
+) -> dict[str, str]:
+    """Name of each record's cluster, by id: the smallest id in it, in whatever order they come.
+
+    Records are read once and may be a generator. Memory: about 30 bytes for each hash kept, at most
+    `max_hashes` of them unless records of about 1,000 letters or less alone exceed that; plus,
+    while a record is read, two bytes for each of its letters. Records without a whole 21-mer stay
+    alone. Raises ValueError for two records of one id.
+    """
+    ids, sketches, levels = _sketch_all(records, max_hashes)
+    roots = _linked(sketches, levels, min_containment)
+    names: dict[int, str] = {}
+    for id_, root in zip(ids, roots, strict=True):
+        names[root] = min(id_, names.get(root, id_))
+    return {id_: names[root] for id_, root in zip(ids, roots, strict=True)}
+
+
+def assign(
+    clusters: Mapping[str, str], sizes: Mapping[str, int], fraction: float, seed: int
+) -> dict[str, str]:
+    """Side of each cluster, "train" or "validation", about `fraction` of all bases on the latter.
+
+    `clusters` maps record ids to cluster names, `sizes` record ids to bases. Clusters are taken in
+    the order of a hash of seed and name, each if it brings validation closer to its share; so the
+    side of a cluster hangs on its name rather than on the order of the input, and a cluster larger
+    than about twice what is wanted stays in train. With two clusters or more neither side is empty
+    when fraction > 0; a single cluster is train.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"the validation fraction must be in [0, 1), not {fraction}")
+    bases: dict[str, int] = {}
+    for id_, name in clusters.items():
+        bases[name] = bases.get(name, 0) + sizes[id_]
+    order = sorted(bases, key=lambda name: hashlib.sha256(f"{seed}\t{name}".encode()).digest())
+    wanted = fraction * sum(bases.values())
+    held, validation = 0, set()
+    for name in order:
+        if abs(held + bases[name] - wanted) < abs(held - wanted):
+            validation.add(name)
+            held += bases[name]
+    if fraction > 0 and order:
+        smallest = min(order, key=bases.__getitem__)
+        if len(validation) == len(order):
+            validation.remove(smallest)
+        elif not validation and len(order) > 1:
+            validation.add(smallest)
+    return {name: "validation" if name in validation else "train" for name in sorted(bases)}
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of a set of test records was seen in train; k-mers are distinct within a record."""
+
+    label: str
+    records: int
+    kmers: int
+    shared: int  # of the k-mers, those that occur in train
+    linked: int  # records with a tenth of their k-mers or more in train
+
+    @property
+    def share(self) -> float:
+        return self.shared / self.kmers if self.kmers else 0.0
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """The `share` of test k-mers found in train; `rows` by label; `linked`: near-duplicates."""
+
+    rows: tuple[Overlap, ...]
+    linked: tuple[str, ...]
+    scale: int
+
+    @property
+    def share(self) -> float:
+        found, total = sum(row.shared for row in self.rows), sum(row.kmers for row in self.rows)
+        return found / total if total else 0.0
+
+    def __str__(self) -> str:
+        lines = [f"{'label':<12} {'records':>9} {'k-mers':>12} {'in train':>9} {'linked':>7}"]
+        lines += [
+            f"{row.label:<12} {row.records:>9,} {row.kmers:>12,} {row.share:>9.4%} {row.linked:>7,}"
+            for row in self.rows
+        ]
+        return "\n".join(lines)
+
+
+def leakage(
+    train: Iterable["Record"],
+    test: Iterable["Record"],
+    labels: Mapping[str, str] | None = None,
+    *,
+    max_hashes: int = MAX_HASHES,
+) -> Leakage:
+    """Share of the test records' canonical 21-mers that occur in the train records, by label.
+
+    `labels` maps test ids to the label a row is made for (one row, "all", without). Train is read
+    first, then test, each once. The k-mers are all of them while train has at most `max_hashes`
+    distinct ones, else a sample by hash (one in `scale`); memory is about 24 bytes for each of
+    `max_hashes`.
+    """
+    level, seen = _distinct(train, max_hashes)
+    totals: dict[str, list[int]] = {}
+    linked: list[str] = []
+    for record in test:
+        hashes = _hashes(kmers.base_codes(record.bases), level)
+        shared = int(np.count_nonzero(_contains(seen, hashes)))
+        related = shared > 0 and shared >= MIN_CONTAINMENT * len(hashes)
+        if related:
+            linked.append(record.id)
+        label = "all" if labels is None else str(labels[record.id])
+        row = totals.setdefault(label, [0, 0, 0, 0])
+        for i, value in enumerate((1, len(hashes), shared, int(related))):
+            row[i] += value
+    rows = tuple(Overlap(label, *totals[label]) for label in sorted(totals))
+    return Leakage(rows, tuple(linked), 1 << level)
+
+
+def _hashes(codes: np.ndarray, level: int) -> np.ndarray:
+    """uint64, sorted, distinct: hashes of the canonical 21-mers below 2^(64 - level)."""
+    kept = []
+    for piece in kmers.pieces(codes, K):
+        forward, backward = kmers.kmers(piece, K)
+        hashes = _mix(np.minimum(forward, backward))
+        kept.append(hashes if level == 0 else hashes[hashes >> np.uint64(64 - level) == 0])
+    return np.unique(np.concatenate(kept)) if kept else np.zeros(0, np.uint64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Scatters 64-bit words one to one (splitmix64, Steele et al. 2014); x is overwritten."""
+    x += np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x ^= x >> np.uint64(shift)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _level(n_kmers: int, cap: int) -> int:
+    """log2 of the scale of a record: `cap`, but less where that would leave under USEFUL_SKETCH."""
+    return min(cap, max(n_kmers // USEFUL_SKETCH, 1).bit_length() - 1)
+
+
+def _least_level(n_kmers: int, max_hashes: int) -> int:
+    """The level at which so many k-mers, were they all distinct, give at most `max_hashes` hashes.
+
+    Asked for before a record is hashed, so that a long chromosome never takes more memory than
+    that.
+    """
+    return max(-(-n_kmers // max_hashes) - 1, 0).bit_length()
+
+
+def _sketch_all(
+    records: Iterable["Record"], max_hashes: int
+) -> tuple[list[str], list[np.ndarray], np.ndarray]:
+    """Ids, sketches and levels. When it becomes too much, what is held is thinned.
+
+    The cap ends as the smallest that fits, whatever the order, since thinning later equals thinning
+    at once.
+    """
+    ids: dict[str, int] = {}  # to the number of k-mers
+    sketches: list[np.ndarray] = []
+    cap, held, longest = 0, 0, 0
+    for record in records:
+        if record.id in ids:
+            raise ValueError(f"two records are named {record.id!r}")
+        n_kmers = ids[record.id] = max(len(record.bases) - K + 1, 0)
+        longest = max(longest, n_kmers)
+        level = _level(n_kmers, max(cap, _least_level(n_kmers, max_hashes)))
+        sketches.append(_hashes(kmers.base_codes(record.bases), level))
+        held += len(sketches[-1])
+        while cap < _least_level(longest, max_hashes) or (
+            held > max_hashes and _level(longest, cap) == cap
+        ):
+            cap += 1
+            sketches = [
+                # Copied, so that the longer array it is a part of is given back.
+                s[: _below(s, _level(n, cap))].copy() if _level(n, cap) == cap else s
+                for s, n in zip(sketches, ids.values(), strict=True)
+            ]
+            held = sum(map(len, sketches))
+    return list(ids), sketches, np.array([_level(n, cap) for n in ids.values()], np.int64)
+
+
+def _below(sketch: np.ndarray, level: int) -> int:
+    """How many hashes of a sorted sketch belong to that level."""
+    return len(sketch) if level == 0 else int(np.searchsorted(sketch, np.uint64(1 << (64 - level))))
+
+
+def _linked(sketches: list[np.ndarray], levels: np.ndarray, min_containment: float) -> list[int]:
+    """Root of each record's cluster: union-find over the pairs the inverted index brings up."""
+    count = len(sketches)
+    parents = list(range(count))
+
+    def root(i: int) -> int:
+        while parents[i] != i:
+            parents[i] = parents[parents[i]]
+            i = parents[i]
+        return i
+
+    top = int(levels.max(initial=0))
+    sizes = np.array([[_below(s, level) for level in range(top + 1)] for s in sketches], np.int64)
+    # Postings sorted by (hash, record): those that follow an entry within its hash are its
+    # partners.
+    hashes = np.concatenate([*sketches, np.zeros(0, np.uint64)])
+    owners = np.repeat(np.arange(count, dtype=np.int32), [len(s) for s in sketches])
+    order = np.argsort(hashes, kind="stable").astype(np.uint32)
+    hashes = hashes[order]
+    last = np.flatnonzero(np.append(hashes[1:] != hashes[:-1], [True] * (len(hashes) > 0)))
+    ends = np.repeat(last + 1, np.diff(last, prepend=-1)).astype(np.uint32)
+    del hashes
+    # Entries that have a later partner, gathered by record.
+    entries = np.flatnonzero(ends > np.arange(1, len(ends) + 1)).astype(np.uint32)
+    posted = owners[order]
+    del owners, order
+    entries = entries[np.argsort(posted[entries], kind="stable")]
+    bounds = np.searchsorted(posted[entries], np.arange(count + 1))
+    for record in np.flatnonzero(np.diff(bounds)).tolist():
+        own = entries[bounds[record] : bounds[record + 1]].astype(np.int64)
+        partners, shared = _partners(posted, own + 1, ends[own].astype(np.int64), count)
+        level = np.maximum(levels[record], levels[partners])
+        smaller = np.minimum(sizes[record, level], sizes[partners, level])
+        for partner in partners[shared >= min_containment * smaller].tolist():
+            parents[root(partner)] = root(record)
+    return [root(i) for i in range(count)]
+
+
+def _partners(
+    posted: np.ndarray, starts: np.ndarray, ends: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Records in the given ranges of the postings, and how often each occurs; bounded memory."""
+    step = 1 << 22
+    before = np.cumsum(ends - starts)
+    if before[-1] * 8 < count:  # a few partners among very many records: sorting beats counting
+        return np.unique(posted[_ranges(starts, ends)], return_counts=True)
+    total = np.zeros(count, np.int64)
+    at = 0
+    while at < len(starts):
+        done = before[at - 1] if at else 0
+        to = max(int(np.searchsorted(before, done + step, side="right")), at + 1)
+        total += np.bincount(posted[_ranges(starts[at:to], ends[at:to])], minlength=count)
+        at = to
+    partners = np.flatnonzero(total)
+    return partners, total[partners]
+
+
+def _ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The integers of all ranges start..end, one after the other."""
+    lengths = ends - starts
+    offsets = np.cumsum(lengths) - lengths
+    return np.repeat(starts - offsets, lengths) + np.arange(lengths.sum())
+
+
+def _distinct(records: Iterable["Record"], max_hashes: int) -> tuple[int, np.ndarray]:
+    """The finest level that fits `max_hashes`, and the sorted distinct hashes of all records."""
+    level, waiting = 0, 0
+    parts: list[np.ndarray] = []
+    for record in records:
+        level = max(level, _least_level(len(record.bases) - K + 1, max_hashes))
+        parts.append(_hashes(kmers.base_codes(record.bases), level))
+        waiting += len(parts[-1])
+        if waiting > max_hashes:
+            level, merged = _merged(parts, level, max_hashes)
+            # What is merged counts as nothing until as much again has come, so merging stays rare.
+            parts, waiting = [merged], 0
+    return _merged(parts, level, max_hashes)
+
+
+def _merged(parts: list[np.ndarray], level: int, max_hashes: int) -> tuple[int, np.ndarray]:
+    """The union of sorted hashes at `level`, or the first above it where they fit `max_hashes`."""
+    merged = np.unique(np.concatenate([*parts, np.zeros(0, np.uint64)]))
+    while _below(merged, level) > max_hashes:
+        level += 1
+    return level, merged[: _below(merged, level)].copy()
+
+
+def _contains(seen: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Of each hash, whether it is in the sorted `seen`."""
+    if len(seen) == 0:
+        return np.zeros(len(hashes), bool)
+    at = np.searchsorted(seen, hashes)
+    return seen[np.minimum(at, len(seen) - 1)] == hashes
