@@ -53,7 +53,7 @@ demo: $(APP) ## simulated genomes to a virus score and a report, in under two mi
 test: $(DEV) ## the whole test suite (ARGS="tests/data_pipeline -k reading" for a part)
 	@$(RUN) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
 
-SOURCES := $(wildcard main.py configs data_pipeline dnallm_jax benchmarks)
+SOURCES := $(wildcard main.py configs data_pipeline dnallm_jax benchmarks) tests/house.py
 SCRIPTS := .ci/run .ci/make-venv $(wildcard launch/*.sh)
 
 lint: $(DEV) ## style, types, shell scripts, and which room may import which
