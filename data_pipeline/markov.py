@@ -1,0 +1,202 @@
+"""How many bits per base does an order-k Markov model need? What a language model must beat.
+
+Order k predicts a base from the k before it. What is counted, and what is scored, are the bases
+whose `max_order` predecessors are all in the same segment and unambiguous: the same bases for every
+order, so that the orders compare. (The first letters of a segment are thus left to nobody;
+`Score.scored` says how many bases remain.)
+
+Smoothing: each order leans on the one below it,
+
+    p_k(x | c) = (n(c x) + a_k p_{k-1}(x | c without its first letter)) / (n(c) + a_k),
+
+the hierarchical Dirichlet language model (MacKay and Peto 1995), down to p = 1/4 below order 0. The
+strength a_k is one of 16 powers of four, picked on the very segments that are scored, and the 4
+bits that telling which costs are added to the code length of every order. So an order that the
+counts cannot carry gets a large a_k and costs nothing, instead of blowing up; and if the scored
+bases are copies of the counted ones, a small a_k shows it as a drop at high orders.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline import kmers
+
+MAX_ORDER = 12
+STRENGTHS = 4.0 ** np.arange(-2, 14)
+_BITS_PER_CHOICE = np.log2(len(STRENGTHS))
+_BATCH = 1 << 22  # letters counted at once
+_SAMPLE = 1 << 18  # distinct words on which the strengths are picked
+_BLOCK = 1 << 20  # words scored at once
+
+
+@dataclass(frozen=True)
+class Score:
+    """Bits per base of every order, and what they were measured on."""
+
+    bits: Mapping[int, float]  # order -> bits per base
+    strengths: Mapping[int, float]  # order -> a_k
+    scored: int  # bases
+
+    def summary(self) -> dict:
+        """JSON-able."""
+        return {
+            "bits_per_base": {str(order): bits for order, bits in self.bits.items()},
+            "strengths": {str(order): a for order, a in self.strengths.items()},
+            "scored_bases": self.scored,
+        }
+
+
+@dataclass(frozen=True)
+class MarkovCounts:
+    """Counts of the words of k = max(orders) + 1 letters: `words`, int32[4^k], updated in place.
+
+    268 MB at order 12; scoring holds a second such array and 180 MB for the orders below.
+    """
+
+    orders: tuple[int, ...]
+    both_strands: bool
+    words: np.ndarray
+
+    def add(self, segments: Iterable[np.ndarray]) -> None:
+        """Counts more segments, each uint8[n] of 0..3, 255 for ambiguous (`kmers.base_codes`)."""
+        k = max(self.orders) + 1
+        for batch in _batches(segments, k):
+            for strand in kmers.kmers(batch, k)[: 2 if self.both_strands else 1]:
+                if len(self.words) <= len(strand):
+                    self.words[:] += np.bincount(strand, minlength=len(self.words)).astype(np.int32)
+                else:  # sorting is faster than touching memory at random
+                    words, counts = np.unique(strand, return_counts=True)
+                    self.words[words] += counts.astype(np.int32)
+
+    @property
+    def counted(self) -> int:
+        """Bases counted, each strand by itself."""
+        return int(self.words.sum(dtype=np.int64))
+
+    def bits_per_base(self, segments: Iterable[np.ndarray]) -> dict[int, float]:
+        """By order, bits per base of the segments, as given (one strand); nan if none is scored."""
+        return dict(self.score(segments).bits)
+
+    def score(self, segments: Iterable[np.ndarray]) -> Score:
+        """As `bits_per_base`, with the strengths picked and the number of bases scored."""
+        target = fit(segments, self.orders)
+        scored = target.counted
+        if scored == 0:
+            return Score(dict.fromkeys(self.orders, float("nan")), {}, 0)
+        tables = _tables(self.words, max(self.orders))
+        strengths = _strengths(tables, *_sample(target.words))
+        bits = np.zeros(len(tables))
+        for at in range(0, len(target.words), _BLOCK):
+            block = target.words[at : at + _BLOCK]
+            words = np.flatnonzero(block) + at
+            below = np.full(len(words), 0.25)
+            for order, table in enumerate(tables):
+                below = _smoothed(table, words, order, below, strengths[order])
+                bits[order] -= block[words - at] @ np.log2(below)
+        bits += _BITS_PER_CHOICE * np.arange(1, len(bits) + 1)
+        return Score(
+            {order: float(bits[order] / scored) for order in self.orders},
+            {order: float(a) for order, a in enumerate(strengths)},
+            scored,
+        )
+
+    def summary(self) -> dict:
+        """JSON-able: what was counted, and how the scores are smoothed."""
+        return {
+            "orders": list(self.orders),
+            "both_strands": self.both_strands,
+            "counted_bases": self.counted,
+            "smoothing": "hierarchical Dirichlet, each strength picked when scoring, at 4 bits",
+        }
+
+
+def fit(
+    segments: Iterable[np.ndarray],
+    orders: Sequence[int] = range(MAX_ORDER + 1),
+    both_strands: bool = False,
+) -> MarkovCounts:
+    """Counts of all segments; `add` more to them at will. Memory does not grow with the segments.
+
+    `both_strands` counts the reverse complement of every word as well. Orders are 0..12.
+    """
+    orders = tuple(sorted(set(orders)))
+    if not orders or orders[0] < 0 or orders[-1] > MAX_ORDER:
+        raise ValueError(f"orders must be in 0..{MAX_ORDER}, not {orders}")
+    counts = MarkovCounts(orders, both_strands, np.zeros(4 ** (orders[-1] + 1), np.int32))
+    counts.add(segments)
+    return counts
+
+
+def drop_at_high_orders(bits: Mapping[int, float], below: int = 11) -> float:
+    """Bits per base that the orders from `below` on save over the best lower one, or 0.
+
+    Natural sequences gain next to nothing there, as contexts hardly recur: a drop above about 0.02
+    says that the scored sequences hold near-copies of the counted ones.
+    """
+    low = [b for order, b in bits.items() if order < below]
+    high = [b for order, b in bits.items() if order >= below]
+    return max(min(low) - min(high), 0.0) if low and high else 0.0
+
+
+def _batches(segments: Iterable[np.ndarray], k: int) -> Iterator[np.ndarray]:
+    """Batches of about one size: segments joined by an ambiguous letter, which no word crosses.
+
+    Segments without a word of k letters are left out; long ones are cut, no word lost or repeated.
+    """
+    separator = np.full(1, kmers.AMBIGUOUS, np.uint8)
+    held: list[np.ndarray] = []
+    size = 0
+    for segment in segments:
+        for piece in kmers.pieces(segment, k, _BATCH):
+            held += [piece, separator]
+            size += len(piece) + 1
+            if size >= _BATCH:
+                yield np.concatenate(held)
+                held, size = [], 0
+    if held:
+        yield np.concatenate(held)
+
+
+def _tables(words: np.ndarray, order: int) -> list[np.ndarray]:
+    """Counts of the words of 1, 2 ... order + 1 letters that the counted words end in."""
+    tables = [words]
+    for _ in range(order):
+        tables.append(tables[-1].reshape(4, -1).sum(0, dtype=np.int64))
+    return tables[::-1]
+
+
+def _smoothed(
+    table: np.ndarray, words: np.ndarray, order: int, below: np.ndarray, strength: float
+) -> np.ndarray:
+    """float64: p_k of each word's last letter after the letters before it, given p_{k-1}."""
+    index = words & (4 ** (order + 1) - 1)
+    context = index & ~3
+    total = table[context].astype(np.float64)
+    for letter in (1, 2, 3):
+        total += table[context + letter]
+    return (table[index] + strength * below) / (total + strength)
+
+
+def _sample(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """About _SAMPLE words that occur, evenly spread, and how often each does."""
+    # An odd step, since an even one would meet only some of the last letters.
+    step = -(-int(np.count_nonzero(words)) // _SAMPLE) | 1
+    found = [
+        np.flatnonzero(words[at : at + _BLOCK])[::step] + at for at in range(0, len(words), _BLOCK)
+    ]
+    sample = np.concatenate(found)
+    return sample, words[sample]
+
+
+def _strengths(tables: list[np.ndarray], words: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """float64 by order: from order 0 up, the strength that gives the sample the shortest code."""
+    best = []
+    below = np.full(len(words), 0.25)
+    for order, table in enumerate(tables):
+        tried = [_smoothed(table, words, order, below, a) for a in STRENGTHS]
+        pick = int(np.argmax([counts @ np.log2(p) for p in tried]))
+        best.append(STRENGTHS[pick])
+        below = tried[pick]
+    return np.array(best)
