@@ -96,8 +96,7 @@ def threshold_at_false_positive_rate(
     """The lowest threshold at which at most `rate` of the records that are not viral are called.
 
     Records with score >= threshold are called. None where `rate` allows less than one of the
-    negatives
-    at hand: so few cannot support such a rate. Choose thresholds on validation records only.
+    negatives at hand: so few cannot support such a rate. Choose thresholds on validation only.
     """
     negatives = np.sort(np.asarray(scores, dtype=np.float64)[np.asarray(labels) == 0])[::-1]
     allowed = math.floor(rate * len(negatives) + 1e-9)
