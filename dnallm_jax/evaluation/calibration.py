@@ -30,9 +30,8 @@ RECORDS_AT_ALL = 10
 SMALLEST_SCALE = 1e-3
 
 # How far a knot may stray from the fit over all lengths before it has to pay (standard deviations
-# of a Gaussian): a factor of about two in scale, one unit of logit in bias. 500 records outweigh it
-# easily.
-SCALE_SPREAD = 0.5
+# of a Gaussian): twice the scale, one unit of logit in bias. 500 records outweigh it easily.
+SCALE_SPREAD = 1.0
 BIAS_SPREAD = 1.0
 
 
