@@ -46,8 +46,8 @@ FORBIDDEN = {
 }
 # What the model may know of the data: how letters are numbered, and nothing that opens a file.
 MODEL_MAY_READ = ("data_pipeline.errors", "data_pipeline.tokenizers")
-MAIN_EAGER = ("absl", "ml_collections.config_flags", "data_pipeline.errors")
-MAIN_LAZY = (*MAIN_EAGER, "dnallm_jax.commands")
+LIGHT = ("absl", "ml_collections.config_flags", "data_pipeline.errors")
+LIGHT_ROOMS = ("dnallm_jax.commands", "dnallm_jax.config", "configs")
 
 
 MADE_HERE = {".git", ".venv", "__pycache__", "build", "dist", "runs"} | {
@@ -211,15 +211,22 @@ def libraries(tree: Path) -> list[str]:
 
 
 def light_top(tree: Path) -> list[str]:
-    """main.py and configs/ import nothing heavy, so that --help answers in under a second."""
+    """main.py, commands/ and configs/ load nothing heavy, so that --help answers in a second."""
     faults = []
     for i in all_imports(tree):
-        standard = i.target.split(".")[0] in sys.stdlib_module_names
-        if i.path == "main.py" and not standard:
-            if not within(i.target, MAIN_LAZY if i.lazy else MAIN_EAGER):
-                how = "" if i.lazy else ", and commands only inside a function"
-                faults.append(i.fault(f"main.py imports only {', '.join(MAIN_LAZY)}{how}"))
-        if i.path.startswith("configs/") and not standard:
+        if i.target.split(".")[0] in sys.stdlib_module_names:
+            continue
+        if i.path == "main.py":
+            of_command = within(i.target, ("dnallm_jax.commands",))
+            is_module = (tree / f"{i.target.replace('.', '/')}.py").exists()
+            if of_command and is_module and not i.lazy:
+                faults.append(i.fault("main.py imports a command only inside a function"))
+            if not of_command and not within(i.target, LIGHT):
+                faults.append(i.fault(f"main.py imports only {', '.join(LIGHT)} and commands"))
+        if i.path.startswith("dnallm_jax/commands/") and not i.lazy:
+            if not within(i.target, (*LIGHT, "ml_collections", *LIGHT_ROOMS)):
+                faults.append(i.fault("a command imports what is heavy inside its functions"))
+        if i.path.startswith("configs/"):
             if not within(i.target, ("ml_collections", "configs", "dnallm_jax.config")):
                 faults.append(i.fault("a config imports ml_collections and nothing heavy"))
     return faults

@@ -43,6 +43,7 @@ SOUND = {
         from absl import app
         from ml_collections import config_flags
         from data_pipeline.errors import UserError
+        from dnallm_jax.commands import COMMANDS
         def run(command):
             import importlib
             importlib.import_module(f"dnallm_jax.commands.{command}").main()
@@ -66,7 +67,14 @@ SOUND = {
         def bootstrap(rng, n): return rng.multinomial(n, [1 / n] * n)
         def resample(x): return x
         """,
-    "dnallm_jax/commands/pretrain.py": "from dnallm_jax.training import loop\nimport configs",
+    "dnallm_jax/commands/__init__.py": "COMMANDS = ['pretrain']",
+    "dnallm_jax/commands/pretrain.py": """
+        import configs
+        from absl import flags
+        from dnallm_jax import config
+        def run():
+            from dnallm_jax.training import loop
+        """,
     "data_pipeline/errors.py": "class UserError(Exception): pass",
     "data_pipeline/corpus.py": "import tensorflow_datasets as tfds, numpy",
     "data_pipeline/loader.py": "import grain",
@@ -113,6 +121,8 @@ PLANTED = [
     (light_top, "main.py", "from dnallm_jax.commands import pretrain"),
     (light_top, "main.py", "def f():\n  from dnallm_jax import training"),
     (light_top, "main.py", "import ml_collections.config_dict"),
+    (light_top, "dnallm_jax/commands/pretrain.py", "import jax"),
+    (light_top, "dnallm_jax/commands/pretrain.py", "from dnallm_jax.training import loop"),
     (light_top, "configs/tiny.py", "import jax.numpy"),
     (light_top, "configs/tiny.py", "from dnallm_jax.model import gpt"),
     (no_generation, "dnallm_jax/commands/generate.py", "x = 1"),

@@ -156,7 +156,9 @@ def test_the_dnallm_command_is_main() -> None:
     tree = ast.parse((ROOT / f"{module}.py").read_text())
     runs = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function]
     assert len(runs) == 1
-    assert not runs[0].args.args, "a console script calls its function without arguments"
+    arguments = runs[0].args
+    required = len(arguments.posonlyargs + arguments.args) - len(arguments.defaults)
+    assert required == 0, "a console script calls its function without arguments"
 
 
 def test_files_beside_the_code_are_installed_with_it() -> None:
