@@ -1,0 +1,435 @@
+"""Where are the open reading frames of a contig, and what do they say?
+
+A stretch is a run of codons without a stop codon in one of the six frames, read on from stop to
+stop (or to the contig's end) without asking for a start codon, so that a gene cut off by the
+contig's end is seen as well as a whole one. The stop codons are TAA, TAG and TGA, those of the
+standard code and of the bacterial one (NCBI tables 1 and 11). Where TGA is read as tryptophan
+(tables 2 to 5, 9, 10, 21, 25: mitochondria, mycoplasmas, some phages) or TAA and TAG as glutamine
+(tables 6 and 15: ciliates, some phages) a gene comes out in pieces.
+
+All work is done on many contigs at once; the functions of one contig are batches of one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from data_pipeline.tokenizers import Kmer, N, Nucleotide, T
+
+Bases: TypeAlias = bytes | np.ndarray  # ASCII letters; an array is uint8[n]
+
+FIRST_CODON = Kmer.first_kmer  # ids of codons are those of the 3-mers: AAA 6 to TTT 69
+FORWARD, BACKWARD = FIRST_CODON + 64, FIRST_CODON + 65  # strand tokens: 70 and 71
+VOCAB_SIZE = BACKWARD + 1
+MIN_CODONS = 30
+MAX_OVERLAP = 0.3
+# A miscalled base or two cost one or two codons and leave the frame as it was. Thirteen unknown
+# letters or more are the gaps of scaffolds and masked repeats: their length is often a guess, so
+# the frame behind them is not the frame before them.
+BREAKING_RUN = 5  # this many ambiguous codons in a row end a stretch
+STOP_CODONS = ("TAA", "TAG", "TGA")
+CODONS = tuple(a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT")
+
+# The code of a codon in one byte: 0 to 63, or flagged as holding an ambiguous letter, or as
+# reaching into the gap behind a contig (which rules whatever else it holds).
+_AMBIGUOUS, _GAP = 64, 128
+_GAPS = (bytes(3), bytes(2), bytes(1))  # by length mod 3: every contig starts at a multiple of 3
+_BLOCK_BASES = 1 << 17  # worked on at a time, so that the arrays stay near a processor's cache
+
+
+def _letter_table(weight: int) -> bytes:
+    """What a letter adds to the code of a codon in which it counts `weight`; for translate."""
+    ids = Nucleotide().encode(bytes(range(256))).astype(int)
+    codes = np.where(ids == N, _AMBIGUOUS, (ids - (T - 3)) * weight)
+    codes[0] = _GAP
+    return codes.astype(np.uint8).tobytes()
+
+
+def _codon_table(of_codon: Sequence[int], ambiguous: int, gap: int) -> bytes:
+    """A 256-entry table over codes of codons; for translate."""
+    return bytes([*of_codon, *[ambiguous] * (_GAP - _AMBIGUOUS), *[gap] * (256 - _GAP)])
+
+
+_FIRST, _SECOND, _THIRD = (_letter_table(weight) for weight in (16, 4, 1))
+_COMPLEMENT = bytes.maketrans(bytes(range(4)), bytes(range(3, -1, -1)))  # of single letters
+_REVERSE_COMPLEMENT = _codon_table(
+    [16 * (3 - c % 4) + 4 * (3 - c // 4 % 4) + 3 - c // 16 for c in range(64)], _AMBIGUOUS, _GAP
+)
+_TOKEN_LETTERS = (b"", b"NNN", b"A", b"C", b"G", b"T", *map(str.encode, CODONS), b"", b"")
+_IS_BREAK = _codon_table([codon in STOP_CODONS for codon in CODONS], ambiguous=0, gap=1)
+_TO_TOKEN = _codon_table(range(FIRST_CODON, FIRST_CODON + 64), ambiguous=N, gap=BACKWARD)
+_TO_TOKEN = _TO_TOKEN[:_GAP] + bytes([FORWARD]) + _TO_TOKEN[_GAP + 1 :]
+_LEADS = {1: bytes([_GAP]), -1: bytes([_GAP + 1])}  # what becomes a strand token
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Open stretches; positions are bases of the contig, 0-based, `stop` exclusive."""
+
+    start: np.ndarray  # int32[S]
+    stop: np.ndarray  # int32[S]
+    strand: np.ndarray  # int8[S]: +1 or -1
+    frame: np.ndarray  # int8[S]: bases before the stretch in its reading direction, modulo 3
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True)
+class StretchesBatch:
+    """The stretches of B contigs, one contig after the other."""
+
+    flat: Stretches
+    bounds: np.ndarray  # int64[B + 1]: contig i has those from bounds[i] up to bounds[i + 1]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, contig: int) -> Stretches:
+        return _part(self.flat, self.bounds[contig], self.bounds[contig + 1])
+
+
+def open_stretches_batch(
+    contigs: Sequence[Bases], *, min_codons: int = MIN_CODONS, max_overlap: float = MAX_OVERLAP
+) -> StretchesBatch:
+    """The open stretches of every contig, in order along it.
+
+    In each contig the stretches of at least `min_codons` codons, in all six frames, are taken
+    greedily from the longest down; one is accepted if fewer than `max_overlap` of its bases (or
+    none) are covered by those accepted before. A contig without a stretch of that length gives its
+    longest one, so only a contig without any open codon gives none. A codon with an ambiguous
+    letter counts as open, but BREAKING_RUN of them in a row end a stretch.
+
+    The other strand of a contig gives the same stretches, mirrored: equal lengths are ranked by
+    the distance from the contig's end at which reading begins, and then by the strand whose letters
+    come first in the alphabet. (The one exception: a contig that is its own reverse complement.)
+
+    Raises:
+      ValueError: min_codons below 1, max_overlap outside 0 to 1, or an array that is not uint8[n].
+    """
+    _check_options(min_codons, max_overlap)
+    parts, counts = [], []
+    for block in _blocks(contigs):
+        stretches, of_contig = _accepted(block, min_codons, max_overlap)
+        parts.append(stretches)
+        counts.append(np.bincount(of_contig, minlength=len(block.lengths)))
+    bounds = np.concatenate([np.zeros(1, np.int64), *counts]).cumsum()
+    none = Stretches(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int8, np.int8)))
+    columns = zip(*(vars(part).values() for part in [none, *parts]), strict=True)
+    return StretchesBatch(Stretches(*map(np.concatenate, columns)), bounds)
+
+
+def open_stretches(
+    bases: Bases, *, min_codons: int = MIN_CODONS, max_overlap: float = MAX_OVERLAP
+) -> Stretches:
+    """The open stretches of one contig; see `open_stretches_batch`."""
+    return open_stretches_batch([bases], min_codons=min_codons, max_overlap=max_overlap).flat
+
+
+def codon_streams_batch(
+    contigs: Sequence[Bases], stretches: StretchesBatch
+) -> tuple[np.ndarray, np.ndarray]:
+    """The codon streams of the contigs, one after the other: uint8[T], and bounds int64[B + 1].
+
+    Each stretch is a strand token (70 forward, 71 backward) and its codons as in
+    `codon_tokens_batch`; contig i has stream[bounds[i] : bounds[i + 1]], empty without a stretch.
+    """
+    leads = [_LEADS[strand] for strand in stretches.flat.strand.tolist()]
+    parts, first = [], 0
+    for _, readings in _readings(contigs, stretches):
+        pairs = zip(leads[first : first + len(readings)], readings, strict=True)
+        parts.append(b"".join([part for pair in pairs for part in pair]).translate(_TO_TOKEN))
+        first += len(readings)
+    tokens = (stretches.flat.stop - stretches.flat.start) // 3 + 1
+    ends = np.concatenate([np.zeros(1, np.int64), tokens.cumsum(dtype=np.int64)])
+    return np.frombuffer(b"".join(parts), np.uint8), ends[stretches.bounds]
+
+
+def codon_stream(bases: Bases, stretches: Stretches) -> np.ndarray:
+    """uint8[T]: the codon stream of one contig; see `codon_streams_batch`."""
+    return codon_streams_batch([bases], _alone(stretches))[0]
+
+
+def codon_tokens_batch(
+    contigs: Sequence[Bases], stretches: StretchesBatch
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The stretches read in coding direction: tokens uint8[T], segment_lengths and strands [S].
+
+    Tokens are codons, 6 (AAA) to 69 (TTT) as in the 3-mer tokenizer, or 1 for a codon with an
+    ambiguous letter. segment_lengths, int32, says how many each stretch has, strands, int8, which
+    way it runs; both are in the order of `stretches.flat`.
+    """
+    flat = stretches.flat
+    stream, _ = codon_streams_batch(contigs, stretches)
+    return stream[stream < FORWARD], (flat.stop - flat.start) // 3, flat.strand
+
+
+def codon_tokens(bases: Bases, stretches: Stretches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The stretches of one contig as codons; see `codon_tokens_batch`."""
+    return codon_tokens_batch([bases], _alone(stretches))
+
+
+@dataclass(frozen=True)
+class Codon:
+    """A tokenizer of what the open stretches say: 64 codons (ids 6 to 69) and two strand tokens.
+
+    Id 1 is a codon with an ambiguous letter; ids 2 to 5, single bases elsewhere, do not occur, so
+    that a codon has the id it has as a 3-mer. 70 leads a stretch of the forward strand, 71 one of
+    the backward strand. What lies between the stretches is left out and overlaps are read twice,
+    so `decode` gives the letters of the stretches, not those of the contig.
+    """
+
+    min_codons: int = MIN_CODONS
+    max_overlap: float = MAX_OVERLAP
+    name: ClassVar[str] = "codon"
+    vocab_size: ClassVar[int] = VOCAB_SIZE
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+
+    def __post_init__(self) -> None:
+        try:
+            _check_options(self.min_codons, self.max_overlap)
+        except ValueError as error:
+            raise UserError(f"tokenizer codon: {error}") from error
+
+    @property
+    def token_bases(self) -> np.ndarray:
+        return np.concatenate([Kmer(3).token_bases, np.zeros(2, np.int32)])
+
+    @property
+    def token_lengths(self) -> np.ndarray:
+        lengths = np.concatenate([Kmer(3).token_lengths, np.zeros(2, np.int32)])
+        lengths[N] = 3
+        return lengths
+
+    def encode(self, bases: bytes) -> np.ndarray:
+        stretches = open_stretches(bases, min_codons=self.min_codons, max_overlap=self.max_overlap)
+        return codon_stream(bases, stretches)
+
+    def decode(self, tokens: np.ndarray) -> bytes:
+        """The letters of the stretches, each in its reading direction, end to end."""
+        return b"".join([_TOKEN_LETTERS[token] for token in tokens.tolist()])
+
+    def reverse_complement(self, tokens: np.ndarray) -> np.ndarray:
+        """The stream of the contig's other strand: stretches in reverse order, strands flipped.
+
+        Codons are read in coding direction on either strand and stay as they are. Tokens before
+        the first strand token, the rest of a stretch that was cut, stay in front.
+        """
+        cut, *stretches = np.split(tokens, np.flatnonzero(tokens >= FORWARD))
+        other = np.concatenate([cut, *stretches[::-1]])
+        return np.where(other >= FORWARD, FORWARD + BACKWARD - other, other).astype(tokens.dtype)
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "min_codons": self.min_codons,
+            "max_overlap": self.max_overlap,
+        }
+
+
+def _check_options(min_codons: int, max_overlap: float) -> None:
+    if min_codons < 1:
+        raise ValueError(f"min_codons is {min_codons}; it must be 1 or more")
+    if not 0 <= max_overlap <= 1:
+        raise ValueError(f"max_overlap is {max_overlap}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some contigs laid end to end, with gaps, and the codons of all six frames.
+
+    There are Q columns of three bases. `frames` has the codes of 6 Q codons: those that begin at
+    the first base of each column, at the second and at the third, and then all of them from the
+    end to the beginning, reverse complemented: so every stretch, on either strand, is a slice, in
+    its reading direction. A codon that reaches into a gap stands at the end of each contig in each
+    frame.
+    """
+
+    first: int  # the first contig's place in the batch
+    letters: bytes  # [3 Q], zeros in the gaps
+    lengths: np.ndarray  # int64[B]: bases of each contig
+    offsets: np.ndarray  # int64[B]: where it begins in `letters`, a multiple of three
+    backward_first: np.ndarray  # bool[B]: the backward strand comes first in the alphabet
+    by_position: np.ndarray  # uint8[3 Q]: the code of the codon that begins at each base
+    frames: bytes  # [6 Q]
+
+    @property
+    def columns(self) -> int:
+        return len(self.letters) // 3
+
+
+def _blocks(contigs: Sequence[Bases]) -> Iterator[_Block]:
+    """The contigs in blocks of about _BLOCK_BASES; a contig is never divided."""
+    first, total = 0, 0
+    pieces: list[bytes] = []
+    lengths: list[int] = []
+    for contig in contigs:
+        if isinstance(contig, np.ndarray):
+            if contig.dtype != np.uint8 or contig.ndim != 1:
+                raise ValueError(f"bases are uint8[n], not {contig.dtype}{list(contig.shape)}")
+            contig = contig.tobytes()
+        pieces += (contig, _GAPS[len(contig) % 3])
+        lengths.append(len(contig))
+        total += len(contig)
+        if total >= _BLOCK_BASES:
+            yield _block(first, b"".join(pieces), np.array(lengths))
+            first, pieces, lengths, total = first + len(lengths), [], [], 0
+    if lengths:
+        yield _block(first, b"".join(pieces), np.array(lengths))
+
+
+def _block(first: int, letters: bytes, lengths: np.ndarray) -> _Block:
+    padded = letters + _GAPS[0]
+    one, two, three = (
+        np.frombuffer(padded.translate(table), np.uint8) for table in (_FIRST, _SECOND, _THIRD)
+    )
+    by_position = one[:-3] | two[1:-2] | three[2:-1]
+    forward = by_position.reshape(-1, 3).T.tobytes()
+    laid = lengths + 3 - lengths % 3
+    offsets = laid.cumsum() - laid
+    codes = letters.translate(_THIRD)
+    other_strand = codes.translate(_COMPLEMENT)[::-1]
+    backward_first = [
+        other_strand[len(codes) - at - length : len(codes) - at] < codes[at : at + length]
+        for at, length in zip(offsets.tolist(), lengths.tolist(), strict=True)
+    ]
+    return _Block(
+        first=first,
+        letters=letters,
+        lengths=lengths,
+        offsets=offsets,
+        backward_first=np.array(backward_first),
+        by_position=by_position,
+        frames=forward + forward.translate(_REVERSE_COMPLEMENT)[::-1],
+    )
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Stretches of a block's contigs that may be accepted, in no order; all int64[S]."""
+
+    contig: np.ndarray  # its place in the block
+    start: np.ndarray  # in the contig
+    stop: np.ndarray
+    backward: np.ndarray  # 1 on the backward strand, else 0
+    rank: np.ndarray  # the lowest is taken first
+
+    def take(self, places: np.ndarray) -> "_Candidates":
+        return _Candidates(**{name: values[places] for name, values in vars(self).items()})
+
+    def with_more(self, more: "_Candidates") -> "_Candidates":
+        return _Candidates(
+            **{
+                name: np.concatenate([values, getattr(more, name)])
+                for name, values in vars(self).items()
+            }
+        )
+
+
+def _accepted(block: _Block, min_codons: int, max_overlap: float) -> tuple[Stretches, np.ndarray]:
+    """The stretches of a block's contigs, in order, and the contig in the block of each."""
+    breaks = np.flatnonzero(_breaks(block))
+    begin = np.concatenate([[0], breaks + 1])
+    codons = np.concatenate([breaks, [len(block.frames)]]) - begin
+    is_long = codons >= min_codons
+    found = _candidates(block, begin[is_long], codons[is_long])
+    without = np.bincount(found.contig, minlength=len(block.lengths)) == 0
+    if without.any():
+        is_short = (codons > 0) & ~is_long
+        short = _candidates(block, begin[is_short], codons[is_short])
+        found = found.with_more(_longest_of(short.take(without[short.contig])))
+
+    found = found.take(np.argsort(found.rank))
+    start, stop = (
+        block.offsets[found.contig] + found.start,
+        block.offsets[found.contig] + found.stop,
+    )
+    most = np.maximum(np.ceil(max_overlap * (stop - start)) - 1, 0).astype(np.int64)
+    kept = _greedy(len(block.letters), start, stop, most)
+    found = found.take(kept[np.argsort(start[kept])])
+    ahead = np.where(found.backward, block.lengths[found.contig] - found.stop, found.start)
+    stretches = Stretches(
+        start=found.start.astype(np.int32),
+        stop=found.stop.astype(np.int32),
+        strand=(1 - 2 * found.backward).astype(np.int8),
+        frame=(ahead % 3).astype(np.int8),
+    )
+    return stretches, found.contig
+
+
+def _breaks(block: _Block) -> np.ndarray:
+    """bool[6 Q]: codons that end a stretch: stops, those in a gap, and long ambiguous runs."""
+    breaks = np.frombuffer(bytearray(block.frames.translate(_IS_BREAK)), bool)
+    codes = np.frombuffer(block.frames, np.uint8)
+    ambiguous = np.flatnonzero((codes >= _AMBIGUOUS) & (codes < _GAP))
+    if len(ambiguous):
+        run = np.concatenate([[0], (np.diff(ambiguous) > 1).cumsum()])
+        breaks[ambiguous[np.bincount(run)[run] >= BREAKING_RUN]] = True
+    return breaks
+
+
+def _candidates(block: _Block, begin: np.ndarray, codons: np.ndarray) -> _Candidates:
+    """The stretches that begin at `begin` in `block.frames` and have so many `codons`."""
+    backward = begin >= len(block.frames) // 2
+    lowest = np.where(backward, len(block.frames) - begin - codons, begin)
+    frame, column = np.divmod(lowest, block.columns)
+    position = 3 * column + frame
+    contig = np.searchsorted(block.offsets, position, side="right") - 1
+    start = position - block.offsets[contig]
+    stop = start + 3 * codons
+    ahead = np.where(backward, block.lengths[contig] - stop, start)
+    # Longest first; then the one whose reading begins nearer to its contig's end; then by strand.
+    # Lengths and distances are below 2^31, so the three fit one integer.
+    against = backward ^ block.backward_first[contig]
+    rank = ((((1 << 29) - codons) << 32) | (ahead << 1)) | against
+    return _Candidates(contig, start, stop, backward.astype(np.int64), rank)
+
+
+def _longest_of(candidates: _Candidates) -> _Candidates:
+    """The one of lowest rank in each contig."""
+    order = np.lexsort((candidates.rank, candidates.contig))
+    contig = candidates.contig[order]
+    return candidates.take(order[np.diff(contig, prepend=-1) > 0])
+
+
+def _greedy(length: int, start: np.ndarray, stop: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Which intervals are accepted in the order given: those with at most `most` bases covered."""
+    covered = bytearray(length)
+    ones = b"\1" * int((stop - start).max(initial=0))
+    kept = []
+    intervals = zip(start.tolist(), stop.tolist(), most.tolist(), strict=True)
+    for place, (begin, end, limit) in enumerate(intervals):
+        if covered.count(1, begin, end) <= limit:
+            covered[begin:end] = ones[: end - begin]
+            kept.append(place)
+    return np.array(kept, np.int64)
+
+
+def _readings(
+    contigs: Sequence[Bases], stretches: StretchesBatch
+) -> Iterator[tuple[_Block, list[bytes]]]:
+    """Block by block, the codes of the codons of every stretch, in its reading direction."""
+    if len(contigs) != len(stretches):
+        raise ValueError(f"{len(contigs)} contigs, but the stretches of {len(stretches)}")
+    for block in _blocks(contigs):
+        bounds = stretches.bounds[block.first : block.first + len(block.lengths) + 1]
+        part = _part(stretches.flat, bounds[0], bounds[-1])
+        offset = np.repeat(block.offsets, np.diff(bounds))
+        codons = (part.stop - part.start) // 3
+        column, frame = np.divmod(offset + part.start, 3)
+        lowest = frame * block.columns + column
+        begin = np.where(part.strand < 0, len(block.frames) - lowest - codons, lowest)
+        ends = zip(begin.tolist(), (begin + codons).tolist(), strict=True)
+        yield block, [block.frames[begin:end] for begin, end in ends]
+
+
+def _part(stretches: Stretches, first: int, last: int) -> Stretches:
+    return Stretches(**{name: values[first:last] for name, values in vars(stretches).items()})
+
+
+def _alone(stretches: Stretches) -> StretchesBatch:
+    """A batch of one contig."""
+    return StretchesBatch(stretches, np.array([0, len(stretches)]))
