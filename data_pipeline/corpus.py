@@ -1,0 +1,415 @@
+"""How do genomes become a TFDS data set of packed, tokenised rows, and how are the rows read back?
+
+Two passes over the sources: the first checks and measures every record and settles its split, the
+second tokenises, packs and writes. A split is written in shards, each of which packs its own
+consecutive part of the input, so that memory is bounded by a shard and the rows do not depend on
+who builds which shard.
+"""
+
+import functools
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+from data_pipeline import datasets, kmers, markov
+from data_pipeline.errors import UserError
+from data_pipeline.packing import Piece, Row, pack
+from data_pipeline.reading import expand
+from data_pipeline.survey import Measured, chosen, read_table, summary, survey, write_table
+from data_pipeline.tokenizers import Tokenizer, from_spec
+
+CODE_VERSION = 1  # raise it when the same sources and options give other rows
+POINTER = "corpus.json"
+RECORDS = "records.tsv.gz"
+# Divisible by every k of the k-mer tokenizers, so that blocks keep the phase of the whole record.
+BLOCK_BASES = 840 * 128
+# Reading one record of an ArrayRecord file takes time in proportion to the records in it, and every
+# file read from stays open: so some thousand rows a shard, more only when there are very many rows.
+LEAST_SHARD_ROWS, MOST_SHARD_ROWS, USUAL_SHARDS = 4_096, 9_000, 256
+SHARD_TOKENS = 1 << 26  # a shard waits in memory to be counted
+MARKOV_ORDERS = range(10)
+MARKOV_BASES = 50_000_000
+
+KeyedExamples = Iterator[tuple[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """What goes into a corpus; any change of it gives another data set."""
+
+    sources: tuple[str, ...]  # patterns for reading.expand
+    validation_sources: tuple[str, ...] = ()
+    tokenizer: Mapping[str, Any] = field(default_factory=lambda: {"name": "nucleotide"})
+    row_length: int = 1024  # tokens
+    validation_fraction: float = 0.0  # of the bases of `sources`, cut off by whole clusters
+    cluster_key: str = ""  # header key that names the cluster; "" finds clusters by k-mer sketches
+    exclude: tuple[str, ...] = ()  # header words such as "virus=1"; records with one are left out
+    max_bases: int = 0  # of `sources`, whole records; 0 is no limit
+    seed: int = 0  # of the choice of validation clusters
+
+    def check(self) -> None:
+        """Raises UserError for options that make no sense, alone or together."""
+        if self.row_length < 2:
+            raise UserError(f"row_length is {self.row_length}; choose 2 tokens or more")
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(
+                f"validation_fraction is {self.validation_fraction}; choose 0 or more, less than 1"
+            )
+        if self.validation_sources and self.validation_fraction:
+            raise UserError(
+                "validation_sources and validation_fraction are both given; choose one of them"
+            )
+        for word in self.exclude:
+            if "=" not in word.strip("="):
+                raise UserError(f'exclude: {word!r} is not a header word like "virus=1"')
+        if self.max_bases < 0:
+            raise UserError(f"max_bases is {self.max_bases}; choose 0 (no limit) or more")
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """The size of one split."""
+
+    rows: int
+    tokens: int
+    bases: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """The rows of one split by number; may be pickled and read from several threads."""
+
+    raw: Any  # TFDS data source of serialised examples
+    token_dtype: np.dtype
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """tokens dtype[<= L], segment_lengths int32[S], starts int64[S], record_ids bytes.
+
+        `record_ids` joins S ids by newlines. The arrays are read-only views. What TFDS itself
+        decodes to, in a fraction of the time: our features are all bytes.
+        """
+        example = tf_example_pb2.Example.FromString(self.raw[index])
+        values = {
+            name: feature.bytes_list.value[0] for name, feature in example.features.feature.items()
+        }
+        return {
+            "tokens": np.frombuffer(values["tokens"], self.token_dtype),
+            "segment_lengths": np.frombuffer(values["segment_lengths"], np.int32),
+            "starts": np.frombuffer(values["starts"], np.int64),
+            "record_ids": values["record_ids"],
+        }
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A whole data set of packed rows on disk; `manifest` says everything about it."""
+
+    data_dir: str
+    manifest: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return from_spec(self.manifest["tokenizer"])
+
+    @property
+    def row_length(self) -> int:
+        return self.manifest["options"]["row_length"]
+
+    @property
+    def folder(self) -> str:
+        """The folder that TFDS wrote; `tfds.builder_from_directory` reads it."""
+        return os.path.join(self.data_dir, self.manifest["folder"])
+
+    @property
+    def splits(self) -> dict[str, SplitInfo]:
+        return {
+            name: SplitInfo(counts["rows"], counts["tokens"], counts["bases"])
+            for name, counts in self.manifest["splits"].items()
+        }
+
+    def source(self, split: str) -> RowSource:
+        """Random access to the rows of a split; UserError if the corpus has no such split."""
+        if split not in self.splits:
+            raise UserError(
+                f"{self.data_dir}: the corpus has no split {split!r}, only {', '.join(self.splits)}"
+            )
+        raw = tfds.builder_from_directory(self.folder).as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        return RowSource(raw, self.tokenizer.dtype)
+
+    def records(self) -> Iterator[dict[str, str]]:
+        """The record table, one record after the other, by column."""
+        return read_table(os.path.join(self.folder, RECORDS))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan:
+    """What the second pass writes into one split."""
+
+    files: tuple[str, ...]
+    ids: frozenset[str]  # records of those files; the others are left out
+    bases: int
+    shards: int
+
+
+@dataclass(eq=False, kw_only=True)
+class CorpusConfig(tfds.core.BuilderConfig):
+    """A TFDS config: its name stands for everything the rows depend on."""
+
+    plan: Mapping[str, SplitPlan]
+    tokenizer: Tokenizer
+    row_length: int
+
+
+class PackedCorpus(tfds.core.ShardBasedBuilder):
+    """The TFDS builder of packed rows.
+
+    It builds shard by shard: TFDS's other builders hold a whole split in memory, and need
+    TensorFlow for one of more than 1 GB.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.written: dict[str, Counter[str]] = {}  # split -> rows, tokens and bases handed to TFDS
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        def array(dtype: np.dtype | type) -> tfds.features.Tensor:
+            # The default encoding, a list of variable-length integers, is five times slower.
+            return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding="bytes")
+
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Tokenised DNA, packed into rows; segments of a row are unrelated.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "tokens": array(self.builder_config.tokenizer.dtype),
+                    "segment_lengths": array(np.int32),
+                    "starts": array(np.int64),
+                    "record_ids": tfds.features.Text(),
+                }
+            ),
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list[Callable[[], KeyedExamples]]]:
+        del dl_manager
+        return {split: self._shards_of(split) for split in self.builder_config.plan}
+
+    def _shards_of(self, split: str) -> list[Callable[[], KeyedExamples]]:
+        """One generator function a shard, to be called in this order: they share one reading."""
+        config = self.builder_config
+        by_shard = itertools.groupby(_pieces(config, split), key=lambda piece: piece[0])
+        token_lengths = config.tokenizer.token_lengths
+        self.written[split] = Counter()
+
+        def examples(shard: int) -> KeyedExamples:
+            found, pieces = next(by_shard)
+            if found != shard:
+                raise RuntimeError(f"shard {found} of {split} comes where {shard} should")
+            rows = pack((piece for _, piece in pieces), config.row_length, token_lengths)
+            for key, row in enumerate(rows):
+                self.written[split].update(
+                    rows=1, tokens=len(row.tokens), bases=int(token_lengths[row.tokens].sum())
+                )
+                yield key, _example(row)
+
+        return [functools.partial(examples, shard) for shard in range(config.plan[split].shards)]
+
+
+def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
+    """The corpus of these options, built into `data_dir` unless it is there already.
+
+    Raises UserError for wrong options, malformed sources, sequences that occur in both splits, and
+    when another process is building in `data_dir`. Killed at any time, it leaves nothing that
+    `open_corpus` opens, or the corpus that was there before.
+    """
+    options.check()
+    tokenizer = from_spec(options.tokenizer)
+    inputs = {"train": datasets.describe_sources(expand(options.sources))}
+    if options.validation_sources:
+        inputs["validation"] = datasets.describe_sources(expand(options.validation_sources))
+    identity = {
+        "code_version": CODE_VERSION,
+        "options": {
+            name: value for name, value in asdict(options).items() if not name.endswith("sources")
+        },
+        # Not the folders: the same files elsewhere are the same data.
+        "inputs": {
+            split: [(os.path.basename(file["path"]), file["sha256"]) for file in files]
+            for split, files in inputs.items()
+        },
+    }
+    fingerprint = datasets.fingerprint(identity)
+    if datasets.is_whole(data_dir, POINTER, fingerprint):
+        return open_corpus(data_dir)
+    with datasets.sole_writer(data_dir):
+        if datasets.is_whole(data_dir, POINTER, fingerprint):  # built while we waited to look
+            return open_corpus(data_dir)
+        return _build(options, tokenizer, inputs, fingerprint, data_dir)
+
+
+def open_corpus(data_dir: str) -> Corpus:
+    """The corpus in `data_dir`; UserError when there is none, or when files of it are missing."""
+    return Corpus(data_dir, datasets.open_pointer(data_dir, POINTER))
+
+
+def markov_floor(corpus: Corpus) -> dict[str, Any] | None:
+    """What Markov models of order 0 to 9 reach on the validation rows; None without such rows.
+
+    They count up to 50 Mbp of the training rows, both strands, and are scored on up to as much of
+    the validation rows; rows are taken at even distances. Segments are those the model sees.
+    """
+    if "validation" not in corpus.splits:
+        return None
+    counts = markov.fit(_base_codes(corpus, "train"), MARKOV_ORDERS, both_strands=True)
+    score = counts.score(_base_codes(corpus, "validation"))
+    return {**counts.summary(), **score.summary()}
+
+
+def _build(
+    options: CorpusOptions,
+    tokenizer: Tokenizer,
+    inputs: dict[str, list[dict[str, Any]]],
+    fingerprint: str,
+    data_dir: str,
+) -> Corpus:
+    paths = {split: [file["path"] for file in files] for split, files in inputs.items()}
+    found = survey(
+        paths,
+        exclude=options.exclude,
+        max_bases=options.max_bases,
+        cluster_key=options.cluster_key,
+        validation_fraction=options.validation_fraction,
+        seed=options.seed,
+    )
+    records = {"train": found.of("train")}
+    if validation := found.of("validation"):
+        records["validation"] = validation
+    plan = {
+        split: SplitPlan(
+            files=tuple(paths.get(split, paths["train"])),
+            ids=frozenset(record.id for record in own),
+            bases=sum(record.length for record in own),
+            shards=_number_of_shards(own, tokenizer, options.row_length),
+        )
+        for split, own in records.items()
+    }
+    config = CorpusConfig(
+        name=f"rows-{fingerprint[:16]}",
+        plan=plan,
+        tokenizer=tokenizer,
+        row_length=options.row_length,
+    )
+    folder = os.path.join(data_dir, PackedCorpus.name, config.name, str(PackedCorpus.VERSION))
+    datasets.remove_leftovers(data_dir, folder)
+    with datasets.quiet_tfds():
+        builder = PackedCorpus(config=config, data_dir=data_dir, file_format="array_record")
+        builder.download_and_prepare()
+    for split in plan:
+        written, stored = builder.written[split], builder.info.splits[split].num_examples
+        if written["bases"] != plan[split].bases or written["rows"] != stored:
+            raise RuntimeError(
+                f"{split}: {plan[split].bases} bases went in, {written['bases']} came out in "
+                f"{written['rows']} rows, of which {stored} were stored; did a source change?"
+            )
+    write_table(os.path.join(folder, RECORDS), found.records)
+    manifest: dict[str, Any] = {
+        "kind": "corpus",
+        "fingerprint": fingerprint,
+        "code_version": CODE_VERSION,
+        "folder": os.path.relpath(folder, data_dir),
+        "files": datasets.sizes_of_files(folder),
+        "options": asdict(options),
+        "tokenizer": tokenizer.spec(),
+        "vocab_size": tokenizer.vocab_size,
+        "inputs": inputs,
+        "splits": {
+            split: {
+                **summary(own),
+                **builder.written[split],
+                "fill": builder.written[split]["tokens"]
+                / (builder.written[split]["rows"] * options.row_length),
+            }
+            for split, own in records.items()
+        },
+        "left_out": found.left_out,
+        "libraries": datasets.library_versions(),
+    }
+    manifest["markov"] = markov_floor(Corpus(data_dir, manifest))
+    datasets.write_pointer(os.path.join(data_dir, POINTER), manifest)
+    return open_corpus(data_dir)
+
+
+def _number_of_shards(records: list[Measured], tokenizer: Tokenizer, row_length: int) -> int:
+    bases = sum(record.length for record in records)
+    # An ambiguous letter costs about a token of its own, whatever the tokenizer.
+    tokens = bases / int(tokenizer.token_lengths.max()) + sum(r.ambiguous for r in records)
+    rows = tokens / row_length
+    shard_rows = min(max(LEAST_SHARD_ROWS, rows / USUAL_SHARDS), MOST_SHARD_ROWS)
+    shards = max(rows / shard_rows, tokens / SHARD_TOKENS)
+    # No shard may come out empty, so none is narrower than a block.
+    return max(min(int(np.ceil(shards)), bases // BLOCK_BASES), 1)
+
+
+def _pieces(config: CorpusConfig, split: str) -> Iterator[tuple[int, Piece]]:
+    """The tokens of a split in blocks of letters, each with the number of the shard it goes to."""
+    plan = config.plan[split]
+    position = 0
+    for record_id, start, bases in _blocks(plan):
+        shard = position * plan.shards // plan.bases
+        yield shard, Piece(record_id, start, config.tokenizer.encode(bases))
+        position += len(bases)
+
+
+def _blocks(plan: SplitPlan) -> Iterator[tuple[str, int, bytes]]:
+    """Record id, offset and letters: BLOCK_BASES of them, but at the end of a record."""
+    held = b""
+    start = 0
+    for block in chosen(plan.files, plan.ids):
+        if block.start == 0:
+            start = 0
+        held += block.bases
+        stop = len(held) if block.last else len(held) - len(held) % BLOCK_BASES
+        for at in range(0, stop, BLOCK_BASES):
+            bases = held[at : min(at + BLOCK_BASES, stop)]
+            yield block.id, start, bases
+            start += len(bases)
+        held = held[stop:]
+
+
+def _example(row: Row) -> dict[str, Any]:
+    return {
+        "tokens": row.tokens,
+        "segment_lengths": row.segment_lengths,
+        "starts": row.starts,
+        "record_ids": "\n".join(row.record_ids),
+    }
+
+
+def _base_codes(corpus: Corpus, split: str) -> Iterator[np.ndarray]:
+    """The segments of evenly spaced rows, about MARKOV_BASES in all, as codes 0..3 and 255."""
+    step = -(-corpus.splits[split].bases // MARKOV_BASES)
+    tokenizer, source = corpus.tokenizer, corpus.source(split)
+    for index in range(0, len(source), step):
+        row = source[index]
+        for tokens in np.split(row["tokens"], np.cumsum(row["segment_lengths"])[:-1]):
+            yield kmers.base_codes(tokenizer.decode(tokens))
