@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -253,16 +253,13 @@ def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
             name: value for name, value in asdict(options).items() if not name.endswith("sources")
         },
         # Not the folders: the same files elsewhere are the same data.
-        "inputs": {
-            split: [(os.path.basename(file["path"]), file["sha256"]) for file in files]
-            for split, files in inputs.items()
-        },
+        "inputs": {split: datasets.contents(described) for split, described in inputs.items()},
     }
     fingerprint = datasets.fingerprint(identity)
     if datasets.is_whole(data_dir, POINTER, fingerprint):
         return open_corpus(data_dir)
     with datasets.sole_writer(data_dir):
-        if datasets.is_whole(data_dir, POINTER, fingerprint):  # built while we waited to look
+        if datasets.is_whole(data_dir, POINTER, fingerprint):  # built while we looked
             return open_corpus(data_dir)
         return _build(options, tokenizer, inputs, fingerprint, data_dir)
 
@@ -295,7 +292,7 @@ def _build(
     paths = {split: [file["path"] for file in files] for split, files in inputs.items()}
     found = survey(
         paths,
-        exclude=options.exclude,
+        leave_out=lambda record: _excluded(record, options.exclude),
         max_bases=options.max_bases,
         cluster_key=options.cluster_key,
         validation_fraction=options.validation_fraction,
@@ -357,6 +354,14 @@ def _build(
     manifest["markov"] = markov_floor(Corpus(data_dir, manifest))
     datasets.write_pointer(os.path.join(data_dir, POINTER), manifest)
     return open_corpus(data_dir)
+
+
+def _excluded(record: Measured, words: Sequence[str]) -> str:
+    """The first of the words that stands in the record's header, or ""."""
+    if not words:
+        return ""
+    own = set(record.description.split())
+    return next((word for word in words if word in own), "")
 
 
 def _number_of_shards(records: list[Measured], tokenizer: Tokenizer, row_length: int) -> int:

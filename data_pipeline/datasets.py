@@ -17,7 +17,7 @@ import os
 import pathlib
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipeline.errors import UserError
@@ -38,6 +38,11 @@ def describe_sources(paths: Sequence[str]) -> list[dict[str, Any]]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         described.append({"path": path, "bytes": os.path.getsize(path), "sha256": digest})
     return described
+
+
+def contents(sources: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Name without folder, and checksum, of described files: the same data elsewhere are equal."""
+    return [(os.path.basename(source["path"]), source["sha256"]) for source in sources]
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

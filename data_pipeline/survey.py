@@ -4,7 +4,7 @@ import dataclasses
 import gzip
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,15 @@ class Measured:
     gc: int  # letters G and C
     description: str
     source: str  # the file, as it was named
-    split: str
-    cluster: str
     sequence: tuple[int, ...]  # hash of the bases, the same for both strands
+    split: str = ""
+    cluster: str = "-"
+    group: str = "-"
 
-    @property
-    def group(self) -> str:
-        """What the header's `group=` says, or "-"."""
-        return fields(self.description).get("group", "-")
+
+def header(record: Measured) -> Mapping[str, str]:
+    """The key=value words of a record's header."""
+    return fields(record.description)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Survey:
     """The records that go in, in the order of the sources, and a count of those left out."""
 
     records: list[Measured]
-    left_out: dict[str, dict[str, int]]  # word of `exclude` -> records, bases
+    left_out: dict[str, dict[str, int]]  # reason -> records, bases
 
     def of(self, split: str) -> list[Measured]:
         """The records of one split."""
@@ -57,7 +58,8 @@ class Survey:
 def survey(
     inputs: Mapping[str, Sequence[str]],
     *,
-    exclude: Sequence[str] = (),
+    metadata: Callable[[Measured], Mapping[str, str]] = header,
+    leave_out: Callable[[Measured], str] = lambda record: "",
     max_bases: int = 0,
     cluster_key: str = "",
     validation_fraction: float = 0.0,
@@ -65,44 +67,72 @@ def survey(
 ) -> Survey:
     """Reads the files of each split once, and those of "train" once more to cluster by k-mers.
 
-    Records with a header word in `exclude` are left out. Of "train", reading stops after the record
-    with which `max_bases` are reached (0: never). With a validation fraction, whole clusters go
-    from "train" to "validation": clusters that the header names under `cluster_key`, or
-    near-duplicates by k-mer sketches when that is "".
+    `metadata` gives a record's group and, under `cluster_key`, its cluster. Records for which
+    `leave_out` gives a reason are left out. Of "train", reading stops after the record with which
+    `max_bases` are reached (0: never). With a validation fraction, whole clusters go from "train"
+    to "validation": those of `cluster_key`, or near-duplicates by k-mer sketches when that is "".
 
     Raises UserError for malformed files, an id that occurs twice, a sequence (or its reverse
-    complement) that occurs in two splits, a record without the cluster key, a split in which
-    nothing remains, and records that are all relatives when a validation part is asked for.
+    complement) that occurs in two splits, a split in which nothing remains, and, if a validation
+    part is asked for, for a record without a cluster and for records that are all in one cluster.
     """
     seen = SeenRecords()
-    left_out = {word: {"records": 0, "bases": 0} for word in exclude}
+    left_out: dict[str, dict[str, int]] = {}
     records: list[Measured] = []
     for split, files in inputs.items():
         bases = 0
-        for record in _measured_records(files, split):
+        for record in measured(files):
             seen.add_id(record.id, record.source)
-            words = record.description.split()
-            reason = next((word for word in exclude if word in words), None)
-            if reason is not None:
-                left_out[reason]["records"] += 1
-                left_out[reason]["bases"] += record.length
+            known = metadata(record)
+            if reason := leave_out(record):
+                counts = left_out.setdefault(reason, {"records": 0, "bases": 0})
+                counts["records"] += 1
+                counts["bases"] += record.length
                 continue
-            if cluster_key:
-                record = dataclasses.replace(record, cluster=_named_cluster(record, cluster_key))
-            records.append(record)
+            records.append(
+                dataclasses.replace(
+                    record,
+                    split=split,
+                    cluster=known.get(cluster_key) or "-",
+                    group=known.get("group") or "-",
+                )
+            )
             bases += record.length
             if split == "train" and 0 < max_bases <= bases:
                 break
         if not bases:
             raise UserError(
-                f"{', '.join(files)}: exclude={','.join(exclude)} leaves out every record; nothing "
+                f"{', '.join(files)}: every record is left out ({', '.join(left_out)}), so nothing "
                 f"remains for {split}"
             )
     if validation_fraction:
         records = _divided(records, inputs["train"], cluster_key, validation_fraction, seed)
-    for measured in records:
-        seen.add_sequence(measured.id, measured.split, measured.sequence)
+    for record in records:
+        seen.add_sequence(record.id, record.split, record.sequence)
     return Survey(records, left_out)
+
+
+def measured(files: Sequence[str]) -> Iterator[Measured]:
+    """Every record of the files, in blocks: memory does not depend on its length."""
+    for block in read_blocks(files):
+        if block.start == 0:
+            gc = ambiguous = 0
+            sequence = StrandlessHash()
+        sequence.update(block.bases)
+        for start in range(0, len(block.bases), _STEP):
+            tokens = Nucleotide().encode(block.bases[start : start + _STEP])
+            gc += int(np.count_nonzero(tokens == G) + np.count_nonzero(tokens == C))
+            ambiguous += int(np.count_nonzero(tokens == N))
+        if block.last:
+            yield Measured(
+                id=block.id,
+                length=sequence.length,
+                ambiguous=ambiguous,
+                gc=gc,
+                description=block.description,
+                source=block.source,
+                sequence=sequence.value(),
+            )
 
 
 def chosen(files: Sequence[str], ids: Collection[str]) -> Iterator[Block]:
@@ -152,54 +182,30 @@ def read_table(path: str) -> Iterator[dict[str, str]]:
             yield dict(zip(columns, line.rstrip("\n").split("\t"), strict=True))
 
 
-def _measured_records(files: Sequence[str], split: str) -> Iterator[Measured]:
-    for block in read_blocks(files):
-        if block.start == 0:
-            gc = ambiguous = 0
-            sequence = StrandlessHash()
-        sequence.update(block.bases)
-        for start in range(0, len(block.bases), _STEP):
-            tokens = Nucleotide().encode(block.bases[start : start + _STEP])
-            gc += int(np.count_nonzero(tokens == G) + np.count_nonzero(tokens == C))
-            ambiguous += int(np.count_nonzero(tokens == N))
-        if block.last:
-            yield Measured(
-                id=block.id,
-                length=sequence.length,
-                ambiguous=ambiguous,
-                gc=gc,
-                description=block.description,
-                source=block.source,
-                split=split,
-                cluster="-",
-                sequence=sequence.value(),
-            )
-
-
-def _named_cluster(record: Measured, key: str) -> str:
-    cluster = fields(record.description).get(key)
-    if not cluster:
-        raise UserError(
-            f"{record.source}: record {record.id} has no {key}=... in its header; name its cluster "
-            'there, or set cluster_key to "" to find clusters by k-mers'
-        )
-    return cluster
-
-
 def _divided(
     records: list[Measured], files: Sequence[str], cluster_key: str, fraction: float, seed: int
 ) -> list[Measured]:
-    """The same records, with their clusters where no header named them, and split by cluster."""
-    clusters = {record.id: record.cluster for record in records}
-    if not cluster_key:
-        clusters = splits.cluster(r for r in read_records(files) if r.id in clusters)
-    sizes = {record.id: record.length for record in records}
+    """The same records, those of "train" with clusters, and some of them put into "validation"."""
+    sizes = {record.id: record.length for record in records if record.split == "train"}
+    if cluster_key:
+        clusters = {record.id: record.cluster for record in records if record.split == "train"}
+        unnamed = next((record for record in records if clusters.get(record.id) == "-"), None)
+        if unnamed is not None:
+            raise UserError(
+                f"{unnamed.source}: record {unnamed.id} has no {cluster_key}, which decides the "
+                'side it goes to; name it, or set cluster_key to "" to find clusters by k-mers'
+            )
+    else:
+        clusters = splits.cluster(r for r in read_records(files) if r.id in sizes)
     side = splits.assign(clusters, sizes, fraction, seed)
     if set(side.values()) != {"train", "validation"}:
         raise UserError(
-            f"validation_fraction is {fraction}, but all {len(records)} records are relatives, in "
-            "one cluster, which cannot be divided; give validation_sources"
+            f"validation_fraction is {fraction}, but all {len(sizes)} records are in one cluster, "
+            "which cannot be divided; give other sequences for validation"
         )
     return [
-        dataclasses.replace(r, cluster=clusters[r.id], split=side[clusters[r.id]]) for r in records
+        dataclasses.replace(r, cluster=clusters[r.id], split=side[clusters[r.id]])
+        if r.split == "train"
+        else r
+        for r in records
     ]
