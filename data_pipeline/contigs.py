@@ -28,7 +28,7 @@ METADATA = ("group", "cluster", "family", "genus", "phylum", "organism", "novelt
 # Reading one record takes time in proportion to the records of its file; a shard waits in memory.
 SHARD_RECORDS, SHARD_BASES = 4_096, 1 << 26
 
-KeyedExamples = Iterator[tuple[int, dict[str, Any]]]
+ShardFunction = Callable[[], Iterator[tuple[int, dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -166,29 +166,26 @@ class LabelledContigs(tfds.core.ShardBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _shard_iterators_per_split(
-        self, dl_manager: Any
-    ) -> dict[str, list[Callable[[], KeyedExamples]]]:
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[ShardFunction]]:
         del dl_manager
-        return {split: self._shards_of(split) for split in self.builder_config.plan}
-
-    def _shards_of(self, split: str) -> list[Callable[[], KeyedExamples]]:
-        """One generator function a shard, to be called in this order: they share one reading."""
         config = self.builder_config
-        by_shard = itertools.groupby(_examples(config, split), key=lambda example: example[0])
-        self.written[split] = Counter()
+        self.written = {split: Counter() for split in config.plan}
+        return {
+            split: [
+                functools.partial(self._counted, split, examples)
+                for examples in datasets.by_shard(_examples(config, split), plan.shards)
+            ]
+            for split, plan in config.plan.items()
+        }
 
-        def examples(shard: int) -> KeyedExamples:
-            found, own = next(by_shard)
-            if found != shard:
-                raise RuntimeError(f"shard {found} of {split} comes where {shard} should")
-            for key, (_, example) in enumerate(own):
-                self.written[split].update(
-                    records=1, bases=len(example["bases"]), viral=example["label"]
-                )
-                yield key, example
-
-        return [functools.partial(examples, shard) for shard in range(config.plan[split].shards)]
+    def _counted(
+        self, split: str, examples: Iterator[dict[str, Any]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, example in enumerate(examples):
+            self.written[split].update(
+                records=1, bases=len(example["bases"]), viral=example["label"]
+            )
+            yield key, example
 
 
 def build_contigs(options: ContigsOptions, data_dir: str) -> Contigs:

@@ -7,7 +7,6 @@ who builds which shard.
 """
 
 import functools
-import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline import datasets, kmers, markov
 from data_pipeline.errors import UserError
-from data_pipeline.packing import Piece, Row, pack
+from data_pipeline.packing import Piece, pack
 from data_pipeline.reading import expand
 from data_pipeline.survey import Measured, chosen, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
@@ -37,7 +36,7 @@ SHARD_TOKENS = 1 << 26  # a shard waits in memory to be counted
 MARKOV_ORDERS = range(10)
 MARKOV_BASES = 50_000_000
 
-KeyedExamples = Iterator[tuple[int, dict[str, Any]]]
+ShardFunction = Callable[[], Iterator[tuple[int, dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -208,31 +207,36 @@ class PackedCorpus(tfds.core.ShardBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _shard_iterators_per_split(
-        self, dl_manager: Any
-    ) -> dict[str, list[Callable[[], KeyedExamples]]]:
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[ShardFunction]]:
         del dl_manager
-        return {split: self._shards_of(split) for split in self.builder_config.plan}
-
-    def _shards_of(self, split: str) -> list[Callable[[], KeyedExamples]]:
-        """One generator function a shard, to be called in this order: they share one reading."""
         config = self.builder_config
-        by_shard = itertools.groupby(_pieces(config, split), key=lambda piece: piece[0])
+        self.written = {split: Counter() for split in config.plan}
+        return {
+            split: [
+                functools.partial(self._examples, split, pieces)
+                for pieces in datasets.by_shard(_pieces(config, split), plan.shards)
+            ]
+            for split, plan in config.plan.items()
+        }
+
+    def _examples(
+        self, split: str, pieces: Iterator[Piece]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
         token_lengths = config.tokenizer.token_lengths
-        self.written[split] = Counter()
-
-        def examples(shard: int) -> KeyedExamples:
-            found, pieces = next(by_shard)
-            if found != shard:
-                raise RuntimeError(f"shard {found} of {split} comes where {shard} should")
-            rows = pack((piece for _, piece in pieces), config.row_length, token_lengths)
-            for key, row in enumerate(rows):
-                self.written[split].update(
-                    rows=1, tokens=len(row.tokens), bases=int(token_lengths[row.tokens].sum())
-                )
-                yield key, _example(row)
-
-        return [functools.partial(examples, shard) for shard in range(config.plan[split].shards)]
+        for key, row in enumerate(pack(pieces, config.row_length, token_lengths)):
+            self.written[split].update(
+                rows=1, tokens=len(row.tokens), bases=int(token_lengths[row.tokens].sum())
+            )
+            yield (
+                key,
+                {
+                    "tokens": row.tokens,
+                    "segment_lengths": row.segment_lengths,
+                    "starts": row.starts,
+                    "record_ids": "\n".join(row.record_ids),
+                },
+            )
 
 
 def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
@@ -399,15 +403,6 @@ def _blocks(plan: SplitPlan) -> Iterator[tuple[str, int, bytes]]:
             yield block.id, start, bases
             start += len(bases)
         held = held[stop:]
-
-
-def _example(row: Row) -> dict[str, Any]:
-    return {
-        "tokens": row.tokens,
-        "segment_lengths": row.segment_lengths,
-        "starts": row.starts,
-        "record_ids": "\n".join(row.record_ids),
-    }
 
 
 def _base_codes(corpus: Corpus, split: str) -> Iterator[np.ndarray]:

@@ -11,16 +11,20 @@ import fcntl
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import logging
+import operator
 import os
 import pathlib
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipeline.errors import UserError
+
+Item = TypeVar("Item")
 
 LIBRARIES = ("numpy", "tensorflow-datasets", "array_record")
 
@@ -96,6 +100,24 @@ def remove_leftovers(data_dir: str, folder: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
     for path in root.glob("*.json.partial"):
         path.unlink()
+
+
+def by_shard(numbered: Iterable[tuple[int, Item]], shards: int) -> list[Iterator[Item]]:
+    """The items of each shard, from (shard, item) in ascending order of shards 0 .. `shards` - 1.
+
+    The iterators share one pass over `numbered`, so each has to be exhausted before the next one is
+    begun.
+    """
+    groups = itertools.groupby(numbered, key=operator.itemgetter(0))
+
+    def items(shard: int) -> Iterator[Item]:
+        found, members = next(groups)
+        if found != shard:
+            raise RuntimeError(f"shard {found} comes where shard {shard} should")
+        for _, item in members:
+            yield item
+
+    return [items(shard) for shard in range(shards)]
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ def _rows(file: TextIO, path: str) -> Any:
 
 
 def _entries(rows: Any, path: str) -> dict[str, _Entry]:
-    columns = next(rows, [])
+    columns: list[str] = next(rows, [])
     id_column = next((name for name in ID_COLUMNS if name in columns), None)
     if id_column is None or LABEL_COLUMN not in columns:
         raise UserError(
