@@ -12,57 +12,23 @@ All work is done on many contigs at once; the functions of one contig are batche
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 
 from data_pipeline.errors import UserError
-from data_pipeline.tokenizers import Kmer, N, Nucleotide, T
-
-Bases: TypeAlias = bytes | np.ndarray  # ASCII letters; an array is uint8[n]
+from data_pipeline.six_frames import CODONS, GAP, Bases, Block, blocks, code_table, find_breaks
+from data_pipeline.tokenizers import Kmer, N
 
 FIRST_CODON = Kmer.first_kmer  # ids of codons are those of the 3-mers: AAA 6 to TTT 69
 FORWARD, BACKWARD = FIRST_CODON + 64, FIRST_CODON + 65  # strand tokens: 70 and 71
 VOCAB_SIZE = BACKWARD + 1
 MIN_CODONS = 30
 MAX_OVERLAP = 0.3
-# A miscalled base or two cost one or two codons and leave the frame as it was. Thirteen unknown
-# letters or more are the gaps of scaffolds and masked repeats: their length is often a guess, so
-# the frame behind them is not the frame before them.
-BREAKING_RUN = 5  # this many ambiguous codons in a row end a stretch
-STOP_CODONS = ("TAA", "TAG", "TGA")
-CODONS = tuple(a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT")
-
-# The code of a codon in one byte: 0 to 63, or flagged as holding an ambiguous letter, or as
-# reaching into the gap behind a contig (which rules whatever else it holds).
-_AMBIGUOUS, _GAP = 64, 128
-_GAPS = (bytes(3), bytes(2), bytes(1))  # by length mod 3: every contig starts at a multiple of 3
-_BLOCK_BASES = 1 << 17  # worked on at a time, so that the arrays stay near a processor's cache
-
-
-def _letter_table(weight: int) -> bytes:
-    """What a letter adds to the code of a codon in which it counts `weight`; for translate."""
-    ids = Nucleotide().encode(bytes(range(256))).astype(int)
-    codes = np.where(ids == N, _AMBIGUOUS, (ids - (T - 3)) * weight)
-    codes[0] = _GAP
-    return codes.astype(np.uint8).tobytes()
-
-
-def _codon_table(of_codon: Sequence[int], ambiguous: int, gap: int) -> bytes:
-    """A 256-entry table over codes of codons; for translate."""
-    return bytes([*of_codon, *[ambiguous] * (_GAP - _AMBIGUOUS), *[gap] * (256 - _GAP)])
-
-
-_FIRST, _SECOND, _THIRD = (_letter_table(weight) for weight in (16, 4, 1))
-_COMPLEMENT = bytes.maketrans(bytes(range(4)), bytes(range(3, -1, -1)))  # of single letters
-_REVERSE_COMPLEMENT = _codon_table(
-    [16 * (3 - c % 4) + 4 * (3 - c // 4 % 4) + 3 - c // 16 for c in range(64)], _AMBIGUOUS, _GAP
-)
+_TO_TOKEN = code_table(range(FIRST_CODON, FIRST_CODON + 64), ambiguous=N, gap=BACKWARD)
+_TO_TOKEN = _TO_TOKEN[:GAP] + bytes([FORWARD]) + _TO_TOKEN[GAP + 1 :]
+_LEADS = {1: bytes([GAP]), -1: bytes([GAP + 1])}  # what becomes a strand token
 _TOKEN_LETTERS = (b"", b"NNN", b"A", b"C", b"G", b"T", *map(str.encode, CODONS), b"", b"")
-_IS_BREAK = _codon_table([codon in STOP_CODONS for codon in CODONS], ambiguous=0, gap=1)
-_TO_TOKEN = _codon_table(range(FIRST_CODON, FIRST_CODON + 64), ambiguous=N, gap=BACKWARD)
-_TO_TOKEN = _TO_TOKEN[:_GAP] + bytes([FORWARD]) + _TO_TOKEN[_GAP + 1 :]
-_LEADS = {1: bytes([_GAP]), -1: bytes([_GAP + 1])}  # what becomes a strand token
 
 
 @dataclass(frozen=True)
@@ -112,7 +78,7 @@ def open_stretches_batch(
     """
     _check_options(min_codons, max_overlap)
     parts, counts = [], []
-    for block in _blocks(contigs):
+    for block in blocks(contigs):
         stretches, of_contig = _accepted(block, min_codons, max_overlap)
         parts.append(stretches)
         counts.append(np.bincount(of_contig, minlength=len(block.lengths)))
@@ -139,10 +105,10 @@ def codon_streams_batch(
     """
     leads = [_LEADS[strand] for strand in stretches.flat.strand.tolist()]
     parts, first = [], 0
-    for _, readings in _readings(contigs, stretches):
-        pairs = zip(leads[first : first + len(readings)], readings, strict=True)
+    for _, codes in readings(contigs, stretches):
+        pairs = zip(leads[first : first + len(codes)], codes, strict=True)
         parts.append(b"".join([part for pair in pairs for part in pair]).translate(_TO_TOKEN))
-        first += len(readings)
+        first += len(codes)
     tokens = (stretches.flat.stop - stretches.flat.start) // 3 + 1
     ends = np.concatenate([np.zeros(1, np.int64), tokens.cumsum(dtype=np.int64)])
     return np.frombuffer(b"".join(parts), np.uint8), ends[stretches.bounds]
@@ -150,7 +116,7 @@ def codon_streams_batch(
 
 def codon_stream(bases: Bases, stretches: Stretches) -> np.ndarray:
     """uint8[T]: the codon stream of one contig; see `codon_streams_batch`."""
-    return codon_streams_batch([bases], _alone(stretches))[0]
+    return codon_streams_batch([bases], alone(stretches))[0]
 
 
 def codon_tokens_batch(
@@ -169,7 +135,7 @@ def codon_tokens_batch(
 
 def codon_tokens(bases: Bases, stretches: Stretches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The stretches of one contig as codons; see `codon_tokens_batch`."""
-    return codon_tokens_batch([bases], _alone(stretches))
+    return codon_tokens_batch([bases], alone(stretches))
 
 
 @dataclass(frozen=True)
@@ -238,76 +204,6 @@ def _check_options(min_codons: int, max_overlap: float) -> None:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Some contigs laid end to end, with gaps, and the codons of all six frames.
-
-    There are Q columns of three bases. `frames` has the codes of 6 Q codons: those that begin at
-    the first base of each column, at the second and at the third, and then all of them from the
-    end to the beginning, reverse complemented: so every stretch, on either strand, is a slice, in
-    its reading direction. A codon that reaches into a gap stands at the end of each contig in each
-    frame.
-    """
-
-    first: int  # the first contig's place in the batch
-    letters: bytes  # [3 Q], zeros in the gaps
-    lengths: np.ndarray  # int64[B]: bases of each contig
-    offsets: np.ndarray  # int64[B]: where it begins in `letters`, a multiple of three
-    backward_first: np.ndarray  # bool[B]: the backward strand comes first in the alphabet
-    by_position: np.ndarray  # uint8[3 Q]: the code of the codon that begins at each base
-    frames: bytes  # [6 Q]
-
-    @property
-    def columns(self) -> int:
-        return len(self.letters) // 3
-
-
-def _blocks(contigs: Sequence[Bases]) -> Iterator[_Block]:
-    """The contigs in blocks of about _BLOCK_BASES; a contig is never divided."""
-    first, total = 0, 0
-    pieces: list[bytes] = []
-    lengths: list[int] = []
-    for contig in contigs:
-        if isinstance(contig, np.ndarray):
-            if contig.dtype != np.uint8 or contig.ndim != 1:
-                raise ValueError(f"bases are uint8[n], not {contig.dtype}{list(contig.shape)}")
-            contig = contig.tobytes()
-        pieces += (contig, _GAPS[len(contig) % 3])
-        lengths.append(len(contig))
-        total += len(contig)
-        if total >= _BLOCK_BASES:
-            yield _block(first, b"".join(pieces), np.array(lengths))
-            first, pieces, lengths, total = first + len(lengths), [], [], 0
-    if lengths:
-        yield _block(first, b"".join(pieces), np.array(lengths))
-
-
-def _block(first: int, letters: bytes, lengths: np.ndarray) -> _Block:
-    padded = letters + _GAPS[0]
-    one, two, three = (
-        np.frombuffer(padded.translate(table), np.uint8) for table in (_FIRST, _SECOND, _THIRD)
-    )
-    by_position = one[:-3] | two[1:-2] | three[2:-1]
-    forward = by_position.reshape(-1, 3).T.tobytes()
-    laid = lengths + 3 - lengths % 3
-    offsets = laid.cumsum() - laid
-    codes = letters.translate(_THIRD)
-    other_strand = codes.translate(_COMPLEMENT)[::-1]
-    backward_first = [
-        other_strand[len(codes) - at - length : len(codes) - at] < codes[at : at + length]
-        for at, length in zip(offsets.tolist(), lengths.tolist(), strict=True)
-    ]
-    return _Block(
-        first=first,
-        letters=letters,
-        lengths=lengths,
-        offsets=offsets,
-        backward_first=np.array(backward_first),
-        by_position=by_position,
-        frames=forward + forward.translate(_REVERSE_COMPLEMENT)[::-1],
-    )
-
-
-@dataclass(frozen=True)
 class _Candidates:
     """Stretches of a block's contigs that may be accepted, in no order; all int64[S]."""
 
@@ -329,9 +225,9 @@ class _Candidates:
         )
 
 
-def _accepted(block: _Block, min_codons: int, max_overlap: float) -> tuple[Stretches, np.ndarray]:
+def _accepted(block: Block, min_codons: int, max_overlap: float) -> tuple[Stretches, np.ndarray]:
     """The stretches of a block's contigs, in order, and the contig in the block of each."""
-    breaks = np.flatnonzero(_breaks(block))
+    breaks = np.flatnonzero(find_breaks(block))
     begin = np.concatenate([[0], breaks + 1])
     codons = np.concatenate([breaks, [len(block.frames)]]) - begin
     is_long = codons >= min_codons
@@ -348,7 +244,7 @@ def _accepted(block: _Block, min_codons: int, max_overlap: float) -> tuple[Stret
         block.offsets[found.contig] + found.stop,
     )
     most = np.maximum(np.ceil(max_overlap * (stop - start)) - 1, 0).astype(np.int64)
-    kept = _greedy(len(block.letters), start, stop, most)
+    kept = _greedy(len(block.by_position), start, stop, most)
     found = found.take(kept[np.argsort(start[kept])])
     ahead = np.where(found.backward, block.lengths[found.contig] - found.stop, found.start)
     stretches = Stretches(
@@ -360,18 +256,7 @@ def _accepted(block: _Block, min_codons: int, max_overlap: float) -> tuple[Stret
     return stretches, found.contig
 
 
-def _breaks(block: _Block) -> np.ndarray:
-    """bool[6 Q]: codons that end a stretch: stops, those in a gap, and long ambiguous runs."""
-    breaks = np.frombuffer(bytearray(block.frames.translate(_IS_BREAK)), bool)
-    codes = np.frombuffer(block.frames, np.uint8)
-    ambiguous = np.flatnonzero((codes >= _AMBIGUOUS) & (codes < _GAP))
-    if len(ambiguous):
-        run = np.concatenate([[0], (np.diff(ambiguous) > 1).cumsum()])
-        breaks[ambiguous[np.bincount(run)[run] >= BREAKING_RUN]] = True
-    return breaks
-
-
-def _candidates(block: _Block, begin: np.ndarray, codons: np.ndarray) -> _Candidates:
+def _candidates(block: Block, begin: np.ndarray, codons: np.ndarray) -> _Candidates:
     """The stretches that begin at `begin` in `block.frames` and have so many `codons`."""
     backward = begin >= len(block.frames) // 2
     lowest = np.where(backward, len(block.frames) - begin - codons, begin)
@@ -408,13 +293,13 @@ def _greedy(length: int, start: np.ndarray, stop: np.ndarray, most: np.ndarray) 
     return np.array(kept, np.int64)
 
 
-def _readings(
+def readings(
     contigs: Sequence[Bases], stretches: StretchesBatch
-) -> Iterator[tuple[_Block, list[bytes]]]:
+) -> Iterator[tuple[Block, list[bytes]]]:
     """Block by block, the codes of the codons of every stretch, in its reading direction."""
     if len(contigs) != len(stretches):
         raise ValueError(f"{len(contigs)} contigs, but the stretches of {len(stretches)}")
-    for block in _blocks(contigs):
+    for block in blocks(contigs):
         bounds = stretches.bounds[block.first : block.first + len(block.lengths) + 1]
         part = _part(stretches.flat, bounds[0], bounds[-1])
         offset = np.repeat(block.offsets, np.diff(bounds))
@@ -430,6 +315,6 @@ def _part(stretches: Stretches, first: int, last: int) -> Stretches:
     return Stretches(**{name: values[first:last] for name, values in vars(stretches).items()})
 
 
-def _alone(stretches: Stretches) -> StretchesBatch:
+def alone(stretches: Stretches) -> StretchesBatch:
     """A batch of one contig."""
     return StretchesBatch(stretches, np.array([0, len(stretches)]))

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import frames
+from data_pipeline import frames, six_frames
 from data_pipeline.errors import UserError
 from data_pipeline.frames import Codon, Stretches
 from data_pipeline.tokenizers import Kmer, Tokenizer, reverse_complement
 
 STOPS = {"TAA", "TAG", "TGA"}
-SENSE = [codon for codon in frames.CODONS if codon not in STOPS]
+SENSE = [codon for codon in six_frames.CODONS if codon not in STOPS]
 # Few T's and many stops by turns, and runs of N, so that short contigs hold every case.
 pieces = st.one_of(
     st.text(st.sampled_from("ACGT"), max_size=30),
@@ -81,7 +81,7 @@ def reference(bases: bytes, min_codons: int = 30, max_overlap: float = 0.3) -> F
 
 
 def reference_tokens(bases: bytes, stretches: Found) -> list[list[int]]:
-    order = {codon: 6 + place for place, codon in enumerate(frames.CODONS)}
+    order = {codon: 6 + place for place, codon in enumerate(six_frames.CODONS)}
     readings = []
     for start, stop, strand, _ in stretches:
         piece = bases[start:stop] if strand > 0 else reverse_complement(bases[start:stop])
@@ -177,7 +177,7 @@ def test_contigs_of_usual_lengths() -> None:
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = frames.open_stretches_batch(typical())
     tokens = frames.codon_tokens_batch(typical(), whole)[0]
-    monkeypatch.setattr(frames, "_BLOCK_BASES", 700)
+    monkeypatch.setattr(six_frames, "_BLOCK_BASES", 700)
     divided = frames.open_stretches_batch(typical())
     assert found(divided.flat) == found(whole.flat)
     assert np.array_equal(divided.bounds, whole.bounds)
@@ -288,8 +288,8 @@ def test_the_rest_of_a_cut_stretch_stays_in_front() -> None:
 
 
 def without_stop(stop: str) -> bytes:
-    table = bytearray(frames._IS_BREAK)
-    table[frames.CODONS.index(stop)] = 0
+    table = bytearray(six_frames._IS_BREAK)
+    table[six_frames.CODONS.index(stop)] = 0
     return bytes(table)
 
 
@@ -311,22 +311,25 @@ def ranked_along_the_contig(candidates_of: Callable) -> Callable:
 
 
 FAULTS = {
-    "TGA is no stop": ("_IS_BREAK", lambda _: without_stop("TGA"), check_reference),
-    "N breaks late": ("BREAKING_RUN", lambda _: 6, check_reference),
-    "N breaks early": ("BREAKING_RUN", lambda _: 4, check_reference),
+    "TGA is no stop": (six_frames, "_IS_BREAK", lambda _: without_stop("TGA"), check_reference),
+    "N breaks late": (six_frames, "BREAKING_RUN", lambda _: 6, check_reference),
+    "N breaks early": (six_frames, "BREAKING_RUN", lambda _: 4, check_reference),
     "complement, not reversed": (
-        "_REVERSE_COMPLEMENT",
+        six_frames,
+        "REVERSE_COMPLEMENT",
         lambda table: bytes(63 - i for i in range(64)) + table[64:],
         check_reference,
     ),
     "overlaps do not count": (
+        frames,
         "_greedy",
         lambda greedy: lambda length, start, stop, most: greedy(length, start, stop, stop - start),
         check_reference,
     ),
-    "ties by strand of the file": ("_block", blind_to_strand, check_strands),
-    "ties by place in the file": ("_candidates", ranked_along_the_contig, check_strands),
+    "ties by strand of the file": (six_frames, "_block", blind_to_strand, check_strands),
+    "ties by place in the file": (frames, "_candidates", ranked_along_the_contig, check_strands),
     "ids of codons shifted": (
+        frames,
         "_TO_TOKEN",
         lambda table: bytes(min(i + 1, 255) for i in table),
         check_reference,
@@ -351,8 +354,8 @@ def test_crafted_contigs() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, change, check = FAULTS[fault]
-    monkeypatch.setattr(frames, name, change(getattr(frames, name)))
+    module, name, change, check = FAULTS[fault]
+    monkeypatch.setattr(module, name, change(getattr(module, name)))
     with pytest.raises(AssertionError):
         crafted(check)
 
@@ -361,6 +364,6 @@ def test_contigs_that_run_together_are_caught(monkeypatch: pytest.MonkeyPatch) -
     """Without a gap, a stretch runs on from one contig into the next."""
     batch = [bases[: len(bases) // 3 * 3] for bases in typical()]
     check_batch(batch, 30, 0.3)
-    monkeypatch.setattr(frames, "_GAPS", (b"", bytes(2), bytes(1)))
+    monkeypatch.setattr(six_frames, "_GAPS", (b"", bytes(2), bytes(1)))
     with pytest.raises((AssertionError, ValueError, IndexError)):
         check_batch(batch, 30, 0.3)
