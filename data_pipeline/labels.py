@@ -108,10 +108,12 @@ def _read_table(path: str) -> dict[str, _Entry]:
         rows = _rows(file, path)
         try:
             return _entries(rows, path)
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.line_num}: {error}; correct the line") from None
+        except UnicodeDecodeError as error:
+            wrong = error.object[error.start]
             raise UserError(
-                f"{path}, line {rows.line_num + 1}: not a table of text ({error}); write it as "
-                f"{'comma' if path.endswith('.csv') else 'tab'}-separated UTF-8"
+                f"{path}: the byte {wrong:#04x} is not UTF-8 text; save the table as UTF-8"
             ) from None
 
 

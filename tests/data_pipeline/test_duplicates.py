@@ -1,0 +1,67 @@
+"""Is a sequence known again on either strand, however it is cut, and no other taken for it?"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipeline import duplicates
+from data_pipeline.duplicates import SeenRecords, StrandlessHash
+from data_pipeline.errors import UserError
+from data_pipeline.tokenizers import reverse_complement
+
+dna = st.text("ACGTRYSWKMBDHVNacgtn", max_size=50).map(str.encode)
+
+
+def hashed(*blocks: bytes) -> tuple[int, ...]:
+    value = StrandlessHash()
+    for block in blocks:
+        value.update(block)
+    return value.value()
+
+
+@given(dna, st.integers(0, 50), st.integers(0, 50))
+def test_strand_case_and_cuts_do_not_matter(bases: bytes, one: int, other: int) -> None:
+    first, second = sorted((one, other))
+    value = hashed(bases)
+    assert value == hashed(bases[:first], bases[first:second], bases[second:])
+    assert value == hashed(reverse_complement(bases))
+    assert value == hashed(bases.swapcase())
+
+
+@given(dna, dna)
+def test_other_sequences_differ(one: bytes, other: bytes) -> None:
+    same = one.upper() in (other.upper(), reverse_complement(other).upper())
+    assert (hashed(one) == hashed(other)) == same
+
+
+def test_long_sequences_in_steps() -> None:
+    rng = np.random.default_rng(0)
+    bases = bytearray(rng.choice(np.frombuffer(b"ACGT", np.uint8), 3 * duplicates._STEP + 5))
+    value = hashed(bytes(bases))
+    assert value == hashed(reverse_complement(bytes(bases)))
+    assert value == hashed(bytes(bases[:7]), bytes(bases[7:]))
+    for place in (0, duplicates._STEP, len(bases) - 1):
+        changed = bases.copy()
+        changed[place] = ord("A") if changed[place] != ord("A") else ord("C")
+        assert hashed(bytes(changed)) != value
+
+
+def test_planted_fault_a_hash_without_the_other_strand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "reverse_complement", lambda bases: bases)
+    assert hashed(b"AACCC") != hashed(b"GGGTT")
+
+
+def test_seen_records_name_both() -> None:
+    seen = SeenRecords()
+    seen.add_id("a", "one.fa")
+    seen.add_id("b", "two.fa")
+    with pytest.raises(UserError, match=r"two.fa: record a: .* in one.fa"):
+        seen.add_id("a", "two.fa")
+    seen.add_sequence("a", "train", hashed(b"ACCC"))
+    seen.add_sequence("b", "train", hashed(b"ACCC"))  # twice in one split is no leak
+    seen.add_id("c", "three.fa")
+    with pytest.raises(
+        UserError, match=r"three.fa: record c \(test\) .* record a \(train\) in one"
+    ):
+        seen.add_sequence("c", "test", hashed(b"GGGT"))
