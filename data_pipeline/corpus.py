@@ -10,7 +10,7 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -251,11 +251,10 @@ def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
     inputs = {"train": datasets.describe_sources(expand(options.sources))}
     if options.validation_sources:
         inputs["validation"] = datasets.describe_sources(expand(options.validation_sources))
+    plain = asdict(replace(options, tokenizer=tokenizer.spec()))
     identity = {
         "code_version": CODE_VERSION,
-        "options": {
-            name: value for name, value in asdict(options).items() if not name.endswith("sources")
-        },
+        "options": {name: value for name, value in plain.items() if not name.endswith("sources")},
         # Not the folders: the same files elsewhere are the same data.
         "inputs": {split: datasets.contents(described) for split, described in inputs.items()},
     }
@@ -265,7 +264,20 @@ def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
     with datasets.sole_writer(data_dir):
         if datasets.is_whole(data_dir, POINTER, fingerprint):  # built while we looked
             return open_corpus(data_dir)
-        return _build(options, tokenizer, inputs, fingerprint, data_dir)
+        manifest = {
+            "kind": "corpus",
+            "fingerprint": fingerprint,
+            "code_version": CODE_VERSION,
+            "options": plain,
+            "tokenizer": tokenizer.spec(),
+            "vocab_size": tokenizer.vocab_size,
+            "inputs": inputs,
+            **_build(options, tokenizer, inputs, fingerprint, data_dir),
+            "libraries": datasets.library_versions(),
+        }
+        manifest["markov"] = markov_floor(Corpus(data_dir, manifest))
+        datasets.write_pointer(os.path.join(data_dir, POINTER), manifest)
+    return open_corpus(data_dir)
 
 
 def open_corpus(data_dir: str) -> Corpus:
@@ -289,10 +301,11 @@ def markov_floor(corpus: Corpus) -> dict[str, Any] | None:
 def _build(
     options: CorpusOptions,
     tokenizer: Tokenizer,
-    inputs: dict[str, list[dict[str, Any]]],
+    inputs: Mapping[str, list[dict[str, Any]]],
     fingerprint: str,
     data_dir: str,
-) -> Corpus:
+) -> dict[str, Any]:
+    """Writes the data set; returns its part of the manifest."""
     paths = {split: [file["path"] for file in files] for split, files in inputs.items()}
     found = survey(
         paths,
@@ -333,31 +346,15 @@ def _build(
                 f"{written['rows']} rows, of which {stored} were stored; did a source change?"
             )
     write_table(os.path.join(folder, RECORDS), found.records)
-    manifest: dict[str, Any] = {
-        "kind": "corpus",
-        "fingerprint": fingerprint,
-        "code_version": CODE_VERSION,
+    counts = {split: {**summary(own), **builder.written[split]} for split, own in records.items()}
+    for own_counts in counts.values():
+        own_counts["fill"] = own_counts["tokens"] / (own_counts["rows"] * options.row_length)
+    return {
         "folder": os.path.relpath(folder, data_dir),
         "files": datasets.sizes_of_files(folder),
-        "options": asdict(options),
-        "tokenizer": tokenizer.spec(),
-        "vocab_size": tokenizer.vocab_size,
-        "inputs": inputs,
-        "splits": {
-            split: {
-                **summary(own),
-                **builder.written[split],
-                "fill": builder.written[split]["tokens"]
-                / (builder.written[split]["rows"] * options.row_length),
-            }
-            for split, own in records.items()
-        },
+        "splits": counts,
         "left_out": found.left_out,
-        "libraries": datasets.library_versions(),
     }
-    manifest["markov"] = markov_floor(Corpus(data_dir, manifest))
-    datasets.write_pointer(os.path.join(data_dir, POINTER), manifest)
-    return open_corpus(data_dir)
 
 
 def _excluded(record: Measured, words: Sequence[str]) -> str:
@@ -383,26 +380,10 @@ def _pieces(config: CorpusConfig, split: str) -> Iterator[tuple[int, Piece]]:
     """The tokens of a split in blocks of letters, each with the number of the shard it goes to."""
     plan = config.plan[split]
     position = 0
-    for record_id, start, bases in _blocks(plan):
+    for record_id, start, bases in chosen(plan.files, plan.ids, BLOCK_BASES):
         shard = position * plan.shards // plan.bases
         yield shard, Piece(record_id, start, config.tokenizer.encode(bases))
         position += len(bases)
-
-
-def _blocks(plan: SplitPlan) -> Iterator[tuple[str, int, bytes]]:
-    """Record id, offset and letters: BLOCK_BASES of them, but at the end of a record."""
-    held = b""
-    start = 0
-    for block in chosen(plan.files, plan.ids):
-        if block.start == 0:
-            start = 0
-        held += block.bases
-        stop = len(held) if block.last else len(held) - len(held) % BLOCK_BASES
-        for at in range(0, stop, BLOCK_BASES):
-            bases = held[at : min(at + BLOCK_BASES, stop)]
-            yield block.id, start, bases
-            start += len(bases)
-        held = held[stop:]
 
 
 def _base_codes(corpus: Corpus, split: str) -> Iterator[np.ndarray]:

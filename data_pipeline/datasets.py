@@ -178,7 +178,7 @@ def is_whole(data_dir: str, name: str, fingerprint: str) -> bool:
     manifest = read_pointer(os.path.join(data_dir, name))
     return (
         manifest is not None
-        and manifest["fingerprint"] == fingerprint
+        and manifest.get("fingerprint") == fingerprint
         and missing_file(data_dir, manifest) is None
     )
 

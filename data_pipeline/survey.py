@@ -12,7 +12,7 @@ import numpy as np
 from data_pipeline import splits
 from data_pipeline.duplicates import SeenRecords, StrandlessHash
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Block, fields, read_blocks, read_records
+from data_pipeline.reading import fields, read_blocks, read_records
 from data_pipeline.tokenizers import C, G, N, Nucleotide
 
 _STEP = 1 << 17  # letters measured at once, so that they stay in a processor's cache
@@ -135,15 +135,26 @@ def measured(files: Sequence[str]) -> Iterator[Measured]:
             )
 
 
-def chosen(files: Sequence[str], ids: Collection[str]) -> Iterator[Block]:
-    """The blocks of the records with these ids, in order; reading stops after the last one."""
+def chosen(
+    files: Sequence[str], ids: Collection[str], size: int
+) -> Iterator[tuple[str, int, bytes]]:
+    """Id, offset and letters of the records with these ids, in order: `size` letters at a time.
+
+    The last stretch of a record may be shorter. Reading stops after the last record.
+    """
     remaining = len(ids)
+    held, start = b"", 0
     for block in read_blocks(files):
-        if block.id in ids:
-            yield block
-            remaining -= block.last
-            if not remaining:
-                return
+        if block.id not in ids:
+            continue
+        held += block.bases
+        stop = len(held) if block.last else len(held) - len(held) % size
+        for at in range(0, stop, size):
+            yield block.id, start + at, held[at : min(at + size, stop)]
+        held, start = (b"", 0) if block.last else (held[stop:], start + stop)
+        remaining -= block.last
+        if not remaining:
+            return
 
 
 def summary(records: Sequence[Measured]) -> dict[str, Any]:

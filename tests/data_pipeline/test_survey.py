@@ -38,7 +38,10 @@ def test_records_are_measured(tmp_path: pathlib.Path) -> None:
     assert counts["gc"] == 6 / 12
     assert counts["clusters"] == 1
     assert counts["groups"]["phage"] == {"records": 1, "bases": 10}
-    assert [block.bases for block in chosen([path], {"a", "c"})] == [b"ACGTNNgcRY", b"CC"]
+    assert list(chosen([path], {"a", "c"}, 4)) == [
+        *(("a", 0, b"ACGT"), ("a", 4, b"NNgc"), ("a", 8, b"RY")),
+        ("c", 0, b"CC"),
+    ]
 
     table = tmp_path / "records.tsv.gz"
     write_table(str(table), found.records)
