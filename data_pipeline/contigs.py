@@ -264,9 +264,9 @@ def _build(
     config = ContigsConfig(name=f"contigs-{fingerprint[:16]}", plan=plan, labels=labels)
     folder = os.path.join(data_dir, LabelledContigs.name, config.name, str(LabelledContigs.VERSION))
     datasets.remove_leftovers(data_dir, folder)
-    with datasets.quiet_tfds():
+    with datasets.quiet_tfds() as downloads:
         builder = LabelledContigs(config=config, data_dir=data_dir, file_format="array_record")
-        builder.download_and_prepare()
+        builder.download_and_prepare(download_dir=downloads)
     for split in plan:
         wanted = Counter(records=len(own[split]), bases=sum(r.length for r in own[split]))
         written, stored = builder.written[split], builder.info.splits[split].num_examples

@@ -335,9 +335,9 @@ def _build(
     )
     folder = os.path.join(data_dir, PackedCorpus.name, config.name, str(PackedCorpus.VERSION))
     datasets.remove_leftovers(data_dir, folder)
-    with datasets.quiet_tfds():
+    with datasets.quiet_tfds() as downloads:
         builder = PackedCorpus(config=config, data_dir=data_dir, file_format="array_record")
-        builder.download_and_prepare()
+        builder.download_and_prepare(download_dir=downloads)
     for split in plan:
         written, stored = builder.written[split], builder.info.splits[split].num_examples
         if written["bases"] != plan[split].bases or written["rows"] != stored:

@@ -19,6 +19,7 @@ import os
 import pathlib
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -121,14 +122,17 @@ def by_shard(numbered: Iterable[tuple[int, Item]], shards: int) -> list[Iterator
 
 
 @contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-    """Keeps TFDS from announcing downloads and custom configurations, of which it knows nothing."""
+def quiet_tfds() -> Iterator[str]:
+    """Keeps TFDS from announcing downloads and custom configurations, of which it knows nothing.
+
+    Gives it a folder for the downloads that it does not make, to be removed again.
+    """
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            yield folder
     finally:
         logger.setLevel(level)
 

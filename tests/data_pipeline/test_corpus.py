@@ -86,6 +86,7 @@ def test_rows_hold_the_sources(genomes: str, tmp_path: pathlib.Path, spec: dict)
     gc = letters.count(b"G") + letters.count(b"C")
     assert counts["gc"] == pytest.approx(gc / (len(letters) - letters.count(b"N")))
     assert [row["id"] for row in found.records()] == [f"g{i}" for i in range(9)]
+    assert {p.name for p in tmp_path.iterdir()} == {".lock", "corpus.json", "packed_corpus"}
 
 
 def test_many_shards_hold_the_same(
