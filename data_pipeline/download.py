@@ -5,6 +5,7 @@ import http.client
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import BinaryIO
 
@@ -23,6 +24,13 @@ _CHECKSUM = re.compile(r"(sha256)=([0-9a-fA-F]{64})|(md5)=([0-9a-fA-F]{32})")
 def split_checksum(url: str) -> tuple[str, str, str]:
     """(address, 'sha256' | 'md5' | '', hexadecimal digits) of a URL like https://x/y.fa.gz#md5=..."""
     address, _, fragment = url.partition("#")
+    try:
+        parts = urllib.parse.urlsplit(address)
+        valid = bool(parts.hostname) and parts.port != 0 and " " not in address
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UserError(f"{url}: not a web address; check its spelling")
     if not fragment:
         return address, "", ""
     match = _CHECKSUM.fullmatch(fragment)
@@ -40,7 +48,8 @@ def download(url: str, path: str) -> None:
     A dropped connection is taken up again where it broke (HTTP Range, guarded by the entity tag, so
     that two versions are never joined); servers that cannot do so start over. After TRIES attempts
     in a row without progress, for an answer like 404, for a full disk, or when the checksum in the
-    URL's fragment differs, raises UserError; the file at `path` is then not whole.
+    URL's fragment differs, raises UserError; the file at `path` is then not whole. Of a server that
+    tells no size only a checksum can say whether the file is.
     """
     address, method, digest = split_checksum(url)
     transfer = _Transfer(address)
@@ -57,7 +66,9 @@ def download(url: str, path: str) -> None:
             time.sleep(PAUSE * 2**fruitless)
     if method:
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, method).hexdigest()
+            found = hashlib.file_digest(
+                file, lambda: hashlib.new(method, usedforsecurity=False)
+            ).hexdigest()
         if found != digest:
             raise UserError(
                 f"{address}: the download has {method} {found}, not {digest} as the URL says; "
@@ -92,9 +103,8 @@ class _Transfer:
             elif problem.code < 500 and problem.code not in (408, 429):
                 raise UserError(f"{self.address}: {self.problem}; check the address") from problem
         except (OSError, http.client.HTTPException) as problem:
-            self.problem = " ".join(str(problem).split()) or type(problem).__name__
-        except ValueError as problem:
-            raise UserError(f"{self.address}: not a web address ({problem})") from problem
+            reason = problem.reason if isinstance(problem, urllib.error.URLError) else problem
+            self.problem = " ".join(str(reason).split()) or type(reason).__name__
         return False
 
     def _receive(self, answer: http.client.HTTPResponse, file: BinaryIO) -> bool:
@@ -105,7 +115,8 @@ class _Transfer:
                 self.have, self.problem = 0, "the server sent another part than the one asked for"
                 return False
         else:
-            self.have, self.size = 0, int(headers["Content-Length"] or 0)
+            length = headers["Content-Length"] or ""
+            self.have, self.size = 0, int(length) if length.isdigit() else 0
             tag = headers["ETag"] or ""
             # A weak tag promises the same meaning, not the same bytes.
             self.version = (

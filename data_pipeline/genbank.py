@@ -7,6 +7,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.opening import BLOCK
 from data_pipeline.parsing import LONGEST_HEADER, Block, Header, clean, mistake, name_of, quote
 
+RELEASE = b"Genetic Sequence Data Bank"
+"""What the first line of a GenBank release file holds."""
 _LOCUS = re.compile(rb"LOCUS\s+(?:(.*)\s)?(\d+)\s+(bp|aa)\b(.*)")
 Rows = Iterator[tuple[int, bytes]]  # line number, line
 
@@ -18,7 +20,8 @@ def genbank(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
     lost lines are noticed. Text before the first LOCUS of a GenBank release file is passed over.
     """
     rows = _rows(texts, source, line)
-    preface = True
+    preface = True  # before the first LOCUS
+    released = False  # in a GenBank release file
     for number, row in rows:
         if row.startswith(b"LOCUS "):
             preface = False
@@ -30,12 +33,14 @@ def genbank(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
                     start += len(held)
                 held = bases
             yield Block(*header, start, held, True)
-        elif row.strip() and not preface:
-            raise mistake(
-                source,
-                number,
-                f"a GenBank record must begin with LOCUS, found {quote(row)}; remove this text",
-            )
+        elif row.strip():
+            released = released or RELEASE in row
+            if not (preface and released) or row.startswith(b"//"):
+                raise mistake(
+                    source,
+                    number,
+                    f"a GenBank record must begin with LOCUS, found {quote(row)}; remove this text",
+                )
     if preface:
         raise mistake(source, line, "a GenBank file without a LOCUS line; fetch the file again")
 

@@ -317,7 +317,7 @@ _PACKINGS = (
         lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),  # --long=31
         _step_zst,
         (zstandard.ZstdError,),
-        1 << 12,  # its decoder has no limit on what one call unpacks
+        1 << 9,  # its decoder has no limit on what one call unpacks: 16 MiB from 512 bytes of N
     ),
 )
 _LONGEST_HEAD = 18  # bytes of a stream that must be at hand to know it: a bgzip block's header

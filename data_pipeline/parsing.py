@@ -30,8 +30,8 @@ _NEWLINE, _GREATER, _SEMICOLON = b"\n>;"
 class Block(NamedTuple):
     """A stretch of one record. The blocks of a record follow each other, from start 0 to the last.
 
-    `bases` is empty only in the single block of a record without bases. `line` is the line of the
-    record's header in its file, counted from 1.
+    `bases` is empty only in the single block of a record without bases; where a record is cut means
+    nothing. `line` is the line of the record's header in its file, counted from 1.
     """
 
     id: str
@@ -106,10 +106,6 @@ def name_of(header: bytes, source: str, line: int, sign: str) -> tuple[str, str]
             f"the header holds byte 0x{header[problem.start]:02X}, which is not UTF-8; convert the "
             "file, for example with iconv -f latin1 -t utf-8",
         ) from problem
-    if text[:1] in ("", " ", "\t"):
-        raise mistake(
-            source, line, f"the header has no name directly after '{sign}'; write one there"
-        )
     if not text.isprintable():
         if controls := header.translate(None, _PLAIN):
             raise mistake(
@@ -121,6 +117,10 @@ def name_of(header: bytes, source: str, line: int, sign: str) -> tuple[str, str]
         # NCBI joins the headers of identical sequences with Control-A, and prints them as ' >'.
         text = text.replace("\x01", " >").replace("\t", " ")
     name, _, description = text.partition(" ")
+    if not name:
+        raise mistake(
+            source, line, f"the header has no name directly after '{sign}'; write one there"
+        )
     if not name.isprintable():
         raise mistake(
             source, line, f"the name {name!a} holds an invisible character; rename the record"
@@ -211,10 +211,9 @@ def fasta(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
             rows = text[place:stop]
             body = rows.replace(b"\n", b"")
             if header is None:
-                if not rows.isspace():
-                    blank = len(rows) - len(rows.lstrip())
-                    row = rows[blank:].split(b"\n", 1)[0]
-                    raise mistake(source, line + rows.count(b"\n", 0, blank), before_header(row))
+                for number, row in enumerate(rows.split(b"\n"), line):
+                    if row.strip():
+                        raise mistake(source, number, before_header(row.rstrip()))
             else:
                 bases = clean(body, rows, source, line, header[0])
                 if bases:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from data_pipeline.errors import UserError
-from data_pipeline.genbank import genbank
+from data_pipeline.genbank import RELEASE, genbank
 from data_pipeline.opening import expand, is_regular, packing_of, read_bytes, shown
 from data_pipeline.parsing import (
     ACCEPTED,
@@ -72,10 +72,10 @@ def read_records(paths: Sequence[str], *, strict: bool = True) -> Iterator[Recor
 
 
 def read_blocks(paths: Sequence[str], *, strict: bool = True) -> Iterator[Block]:
-    """Like `read_records`, but each record comes as one or more `Block`s of about 1 MiB.
+    """Like `read_records`, but each record comes as one or more `Block`s, of a few MiB at most (a
+    packed run of one letter: 20 MiB; a FASTQ read: whole).
 
-    For readers that work on whole chromosomes in constant memory. A record without bases is one
-    block without bases; all other blocks hold some.
+    For readers that work on whole chromosomes in constant memory.
     """
     inputs = expand(paths)
     ids = _Ids()
@@ -143,26 +143,26 @@ def _refuse_repeated(block: Block, inputs: Sequence[str]) -> None:
 
     Returns if the inputs, read again from their start, have no earlier record with this id.
     """
-    where = ""
-    readable = [path for path in inputs[: inputs.index(block.source) + 1] if is_regular(path)]
-    for path in readable:
+    earlier = inputs[: inputs.index(block.source) + 1]
+    where = _first_use(block, earlier)
+    if where or not all(map(is_regular, earlier)):
+        raise mistake(
+            block.source,
+            block.line,
+            f"this name was used before{where}; names must differ: rename or remove one",
+            block.id,
+        )
+
+
+def _first_use(block: Block, inputs: Sequence[str]) -> str:
+    """' (file, line n)' of the first record with the id of `block` before it, else ''."""
+    for path in filter(is_regular, inputs):
         for other in _parse(read_bytes(path), path):
             if path == block.source and other.line >= block.line:
                 break
             if other.id == block.id:
-                where = f" ({path}, line {other.line})"
-                break
-        else:
-            continue
-        break
-    if not where and block.source == inputs[len(readable) - 1]:
-        return
-    raise mistake(
-        block.source,
-        block.line,
-        f"this name was used before{where}; names must differ: rename or remove one",
-        block.id,
-    )
+                return f" ({path}, line {other.line})"
+    return ""
 
 
 # --- which format ---------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def _format(text: bytes, source: str, line: int) -> _Parser:
         return fasta
     if start.startswith(b"@"):
         return fastq
-    if start.startswith(b"LOCUS ") or b"Genetic Sequence Data Bank" in start[:200]:
+    if start.startswith(b"LOCUS ") or RELEASE in start[:200].split(b"\n")[0]:
         return genbank
     line += text.count(b"\n", 0, len(text) - len(start))
     row = start[:LONGEST_HEADER].split(b"\n", 1)[0].rstrip()
