@@ -27,6 +27,7 @@ MIN_CODONS = 30
 MAX_OVERLAP = 0.3
 _TO_TOKEN = code_table(range(FIRST_CODON, FIRST_CODON + 64), ambiguous=N, gap=BACKWARD)
 _TO_TOKEN = _TO_TOKEN[:GAP] + bytes([FORWARD]) + _TO_TOKEN[GAP + 1 :]
+_ZERO = np.zeros(1, np.int64)
 _LEADS = {1: bytes([GAP]), -1: bytes([GAP + 1])}  # what becomes a strand token
 _TOKEN_LETTERS = (b"", b"NNN", b"A", b"C", b"G", b"T", *map(str.encode, CODONS), b"", b"")
 
@@ -77,12 +78,14 @@ def open_stretches_batch(
       ValueError: min_codons below 1, max_overlap outside 0 to 1, or an array that is not uint8[n].
     """
     _check_options(min_codons, max_overlap)
-    parts, counts = [], []
+    parts, counts = [], [_ZERO]
     for block in blocks(contigs):
-        stretches, of_contig = _accepted(block, min_codons, max_overlap)
+        stretches, per_contig = _accepted(block, min_codons, max_overlap)
         parts.append(stretches)
-        counts.append(np.bincount(of_contig, minlength=len(block.lengths)))
-    bounds = np.concatenate([np.zeros(1, np.int64), *counts]).cumsum()
+        counts.append(per_contig)
+    bounds = np.concatenate(counts).cumsum()
+    if len(parts) == 1:
+        return StretchesBatch(parts[0], bounds)
     none = Stretches(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int8, np.int8)))
     columns = zip(*(vars(part).values() for part in [none, *parts]), strict=True)
     return StretchesBatch(Stretches(*map(np.concatenate, columns)), bounds)
@@ -208,89 +211,80 @@ class _Candidates:
     """Stretches of a block's contigs that may be accepted, in no order; all int64[S]."""
 
     contig: np.ndarray  # its place in the block
-    start: np.ndarray  # in the contig
-    stop: np.ndarray
+    laid: np.ndarray  # where in the block its first base is laid, in the order of the contig
+    codons: np.ndarray
     backward: np.ndarray  # 1 on the backward strand, else 0
+    ahead: np.ndarray  # bases of the contig before it, in its reading direction
     rank: np.ndarray  # the lowest is taken first
-
-    def take(self, places: np.ndarray) -> "_Candidates":
-        return _Candidates(**{name: values[places] for name, values in vars(self).items()})
-
-    def with_more(self, more: "_Candidates") -> "_Candidates":
-        return _Candidates(
-            **{
-                name: np.concatenate([values, getattr(more, name)])
-                for name, values in vars(self).items()
-            }
-        )
 
 
 def _accepted(block: Block, min_codons: int, max_overlap: float) -> tuple[Stretches, np.ndarray]:
-    """The stretches of a block's contigs, in order, and the contig in the block of each."""
+    """The stretches of a block's contigs, in order, and how many each contig has."""
     breaks = np.flatnonzero(find_breaks(block))
-    begin = np.concatenate([[0], breaks + 1])
-    codons = np.concatenate([breaks, [len(block.frames)]]) - begin
+    begin = np.concatenate([_ZERO, breaks + 1])
+    codons = np.append(breaks, len(block.frames)) - begin
     is_long = codons >= min_codons
     found = _candidates(block, begin[is_long], codons[is_long])
     without = np.bincount(found.contig, minlength=len(block.lengths)) == 0
     if without.any():
         is_short = (codons > 0) & ~is_long
         short = _candidates(block, begin[is_short], codons[is_short])
-        found = found.with_more(_longest_of(short.take(without[short.contig])))
+        found = _with_longest(found, short, without)
 
-    found = found.take(np.argsort(found.rank))
-    start, stop = (
-        block.offsets[found.contig] + found.start,
-        block.offsets[found.contig] + found.stop,
-    )
-    most = np.maximum(np.ceil(max_overlap * (stop - start)) - 1, 0).astype(np.int64)
-    kept = _greedy(len(block.by_position), start, stop, most)
-    found = found.take(kept[np.argsort(start[kept])])
-    ahead = np.where(found.backward, block.lengths[found.contig] - found.stop, found.start)
+    order = found.rank.argsort()
+    order = order[
+        _greedy(len(block.by_position), found.laid[order], found.codons[order], max_overlap)
+    ]
+    order = order[found.laid[order].argsort()]
+    contig = found.contig[order]
+    start = found.laid[order] - block.offsets[contig]
     stretches = Stretches(
-        start=found.start.astype(np.int32),
-        stop=found.stop.astype(np.int32),
-        strand=(1 - 2 * found.backward).astype(np.int8),
-        frame=(ahead % 3).astype(np.int8),
+        start=start.astype(np.int32),
+        stop=(start + 3 * found.codons[order]).astype(np.int32),
+        strand=(1 - 2 * found.backward[order]).astype(np.int8),
+        frame=(found.ahead[order] % 3).astype(np.int8),
     )
-    return stretches, found.contig
+    return stretches, np.bincount(contig, minlength=len(block.lengths))
 
 
 def _candidates(block: Block, begin: np.ndarray, codons: np.ndarray) -> _Candidates:
     """The stretches that begin at `begin` in `block.frames` and have so many `codons`."""
     backward = begin >= len(block.frames) // 2
     lowest = np.where(backward, len(block.frames) - begin - codons, begin)
-    frame, column = np.divmod(lowest, block.columns)
-    position = 3 * column + frame
-    contig = np.searchsorted(block.offsets, position, side="right") - 1
-    start = position - block.offsets[contig]
-    stop = start + 3 * codons
-    ahead = np.where(backward, block.lengths[contig] - stop, start)
+    frame = lowest // block.columns
+    laid = 3 * (lowest - frame * block.columns) + frame
+    contig = block.offsets.searchsorted(laid, side="right") - 1
+    start = laid - block.offsets[contig]
+    ahead = np.where(backward, block.lengths[contig] - start - 3 * codons, start)
     # Longest first; then the one whose reading begins nearer to its contig's end; then by strand.
     # Lengths and distances are below 2^31, so the three fit one integer.
     against = backward ^ block.backward_first[contig]
-    rank = ((((1 << 29) - codons) << 32) | (ahead << 1)) | against
-    return _Candidates(contig, start, stop, backward.astype(np.int64), rank)
+    rank = (((1 << 29) - codons) << 32) + (ahead << 1) + against
+    return _Candidates(contig, laid, codons, backward.astype(np.int64), ahead, rank)
 
 
-def _longest_of(candidates: _Candidates) -> _Candidates:
-    """The one of lowest rank in each contig."""
-    order = np.lexsort((candidates.rank, candidates.contig))
-    contig = candidates.contig[order]
-    return candidates.take(order[np.diff(contig, prepend=-1) > 0])
+def _with_longest(found: _Candidates, others: _Candidates, wanted: np.ndarray) -> _Candidates:
+    """`found`, and of the others the one of lowest rank in each contig that is `wanted`."""
+    order = np.lexsort((others.rank, others.contig))
+    contig = others.contig[order]
+    order = order[(np.diff(contig, prepend=-1) > 0) & wanted[contig]]
+    pairs = zip(vars(found).values(), vars(others).values(), strict=True)
+    return _Candidates(*(np.concatenate([have, more[order]]) for have, more in pairs))
 
 
-def _greedy(length: int, start: np.ndarray, stop: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Which intervals are accepted in the order given: those with at most `most` bases covered."""
+def _greedy(length: int, start: np.ndarray, codons: np.ndarray, max_overlap: float) -> list[int]:
+    """Places of the intervals in [0, length) that are accepted, each judged by those before it."""
+    bases = 3 * codons
+    may_overlap = np.maximum(np.ceil(max_overlap * bases) - 1, 0)
     covered = bytearray(length)
-    ones = b"\1" * int((stop - start).max(initial=0))
+    ones = b"\1" * int(bases.max(initial=0))
     kept = []
-    intervals = zip(start.tolist(), stop.tolist(), most.tolist(), strict=True)
-    for place, (begin, end, limit) in enumerate(intervals):
-        if covered.count(1, begin, end) <= limit:
-            covered[begin:end] = ones[: end - begin]
+    intervals = zip(start.tolist(), bases.tolist(), may_overlap.tolist(), strict=True)
+    for place, (begin, width, limit) in enumerate(intervals):
+        if covered.count(1, begin, begin + width) <= limit:
+            covered[begin : begin + width] = ones[:width]
             kept.append(place)
-    return np.array(kept, np.int64)
+    return kept
 
 
 def readings(

@@ -304,8 +304,7 @@ def blind_to_strand(block_of: Callable) -> Callable:
 def ranked_along_the_contig(candidates_of: Callable) -> Callable:
     def candidates(*arguments: object) -> object:
         made = candidates_of(*arguments)
-        length = made.stop - made.start
-        return dataclasses.replace(made, rank=(1 << 40) - (length << 20) + made.start)
+        return dataclasses.replace(made, rank=(1 << 40) - (made.codons << 20) + made.laid)
 
     return candidates
 
@@ -323,7 +322,7 @@ FAULTS = {
     "overlaps do not count": (
         frames,
         "_greedy",
-        lambda greedy: lambda length, start, stop, most: greedy(length, start, stop, stop - start),
+        lambda greedy: lambda length, start, codons, _: greedy(length, start, codons, 2),
         check_reference,
     ),
     "ties by strand of the file": (six_frames, "_block", blind_to_strand, check_strands),
