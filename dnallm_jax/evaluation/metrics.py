@@ -163,8 +163,11 @@ def evaluate_subset(
             unset = name == "mcc" and threshold is None
             entry[name] = thresholds.missing("no threshold was given" if unset else reason)
     if "expected_calibration_error" in values:
-        floor = resampling.calibration_error_if_perfect(scores, seed=seed)
-        entry["expected_calibration_error"]["if_perfect"] = floor
+        chance = resampling.calibration_errors_by_chance(scores, seed=seed)
+        error = entry["expected_calibration_error"]
+        error["if_perfect"] = float(chance.mean())
+        if error["low"] is not None and error["value"] <= np.percentile(chance, 97.5):
+            error["low"] = 0.0  # nothing here speaks against perfect calibration
     if threshold is not None:
         entry.update(
             thresholds.called_rates(label[chosen], columns["score"][chosen], threshold, draws)

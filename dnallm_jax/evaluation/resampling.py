@@ -36,15 +36,17 @@ def expected_calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.abs(gap).sum() / len(scores))
 
 
-def calibration_error_if_perfect(scores: np.ndarray, *, seed: int = 0, draws: int = 200) -> float:
-    """The calibration error that chance alone gives: its mean with labels drawn from the scores."""
+def calibration_errors_by_chance(
+    scores: np.ndarray, *, seed: int = 0, draws: int = 200
+) -> np.ndarray:
+    """float64[draws]: calibration errors of a perfect model, its labels drawn from the scores."""
     random = np.random.default_rng(seed)
     members = np.eye(CALIBRATION_BINS)[calibration_bins(scores)].T
     errors = [
         np.abs(members @ (scores - (random.random(len(scores)) < scores))).sum()
         for _ in range(draws)
     ]
-    return float(np.mean(errors) / len(scores))
+    return np.array(errors) / len(scores)
 
 
 @dataclasses.dataclass(frozen=True)

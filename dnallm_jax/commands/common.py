@@ -1,0 +1,51 @@
+"""The flags that several commands share, and where a recipe keeps its things in its workdir."""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from data_pipeline.errors import UserError
+from dnallm_jax.config import Config, resolve
+
+CORPUS, CONTIGS, PRETRAIN, FINETUNE = "data/corpus", "data/contigs", "pretrain", "finetune"
+BUNDLE, EVALUATION = "bundle", "evaluation"
+
+
+def define_config_flags() -> None:
+    """--config and --workdir."""
+    config_flags.DEFINE_config_file("config", help_string="a recipe in configs/", lock_config=True)
+    flags.DEFINE_string("workdir", "", "the folder of this recipe's data, checkpoints and results")
+
+
+def define_device_flags() -> None:
+    """--platform and --devices."""
+    flags.DEFINE_string("platform", "", "cpu, gpu or tpu; that one or an error")
+    flags.DEFINE_integer("devices", 0, "make the CPU look like this many devices")
+
+
+def config() -> Config:
+    """The checked config; UserError when --config is missing."""
+    if flags.FLAGS.config is None:
+        raise UserError("--config is missing; name a recipe, for example --config=configs/smoke.py")
+    return resolve(flags.FLAGS.config)
+
+
+def workdir() -> pathlib.Path:
+    """The workdir as an absolute path; UserError when --workdir is missing."""
+    if not flags.FLAGS.workdir:
+        raise UserError("--workdir is missing; name a folder, for example --workdir=runs/smoke")
+    return pathlib.Path(flags.FLAGS.workdir).absolute()
+
+
+def start_devices() -> None:
+    """Starts JAX as --platform and --devices ask."""
+    from dnallm_jax.parallel import hosts
+
+    hosts.start(flags.FLAGS.platform, flags.FLAGS.devices)
+
+
+def refuse_arguments(arguments: list[str]) -> None:
+    """UserError for words that no flag took."""
+    if arguments:
+        raise UserError(f"unexpected {arguments[0]!r}; options are written --name=value")

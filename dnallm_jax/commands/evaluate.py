@@ -1,0 +1,64 @@
+"""python main.py evaluate --config=configs/NAME.py --workdir=DIR [--bundle=DIR] [--split=validation]
+
+Scores the labelled contigs of a split (DIR/data/contigs) with a bundle (DIR/bundle unless named) and
+writes DIR/evaluation/SPLIT: metrics.json, predictions.tsv and report.html (one file, with pictures), beside
+simple baselines fitted on windows drawn as the model's training windows were.
+"""
+
+from absl import flags
+
+from dnallm_jax.commands import common
+
+
+def define_flags() -> None:
+    common.define_config_flags()
+    common.define_device_flags()
+    flags.DEFINE_string("bundle", "", "the bundle to evaluate; DIR/bundle when not given")
+    flags.DEFINE_enum("split", "validation", ["validation", "test"], "which contigs")
+    flags.DEFINE_integer("baseline_windows", 2000, "training windows per length for baselines; 0: none")
+
+
+def run(arguments: list[str]) -> None:
+    common.refuse_arguments(arguments)
+    config, workdir = common.config(), common.workdir()
+    common.start_devices()
+
+    import pathlib
+
+    from data_pipeline.contigs import open_contigs
+    from dnallm_jax.evaluation import evaluating
+    from dnallm_jax.parallel.execution import choose
+    from dnallm_jax.parallel.mesh import make_mesh
+    from dnallm_jax.scoring import bundle
+    from dnallm_jax.training import finetuning, telemetry
+
+    split = flags.FLAGS.split
+    contigs = open_contigs(str(workdir / common.CONTIGS))
+    execution, _ = choose(**vars(config.execution))
+    detector = bundle.open_bundle(
+        pathlib.Path(flags.FLAGS.bundle or workdir / common.BUNDLE),
+        execution,
+        make_mesh(**vars(config.mesh)),
+        batch_tokens=config.score.batch_tokens,
+    )
+    predictions = bundle.predict(detector.scorer, contigs, split)
+    predictions["score"] = detector.calibration.apply(predictions["logit"], predictions["length"])
+    training = None
+    if flags.FLAGS.baseline_windows:
+        training = finetuning.baseline_windows(
+            config.finetune, contigs, detector.scorer.view, flags.FLAGS.baseline_windows
+        )
+    evaluating.evaluate(
+        workdir / common.EVALUATION / split,
+        predictions,
+        contigs=contigs,
+        split=split,
+        threshold=detector.threshold,
+        training_windows=training,
+        history={
+            "pre-training": telemetry.read_metrics(workdir / common.PRETRAIN / "metrics.jsonl"),
+            "fine-tuning": telemetry.read_metrics(workdir / common.FINETUNE / "metrics.jsonl"),
+        },
+        pretraining=workdir / common.PRETRAIN / "result.json",
+        manifest=detector.manifest,
+    )

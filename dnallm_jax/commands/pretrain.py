@@ -1,0 +1,42 @@
+"""python main.py pretrain --config=configs/NAME.py --workdir=DIR [--platform=tpu] [--config.KEY=VALUE ...]
+
+Pre-trains a GPT on the rows that `prepare` wrote to DIR/data/corpus; checkpoints and metrics go to
+DIR/pretrain. Started again, it goes on from the last whole checkpoint. Ends with the bits per base on the
+validation genomes beside Markov models of order 0 to 9 fitted on the very rows it has seen.
+"""
+
+from dnallm_jax.commands import common
+
+
+def define_flags() -> None:
+    common.define_config_flags()
+    common.define_device_flags()
+
+
+def run(arguments: list[str]) -> None:
+    common.refuse_arguments(arguments)
+    config, workdir = common.config(), common.workdir()
+    common.start_devices()
+
+    from data_pipeline.corpus import open_corpus
+    from dnallm_jax.config import gpt_spec
+    from dnallm_jax.planning import flops
+    from dnallm_jax.training import pretraining
+    from dnallm_jax.training.checkpoints import write_json
+
+    corpus = open_corpus(str(workdir / common.CORPUS))
+    folder = workdir / common.PRETRAIN
+    spec = gpt_spec(config.model, corpus.tokenizer.vocab_size)
+    metrics = pretraining.pretrain(
+        config,
+        corpus,
+        folder,
+        flops_per_token=flops.flops_per_token(spec, corpus.row_length),
+        peak_flops=flops.device_peak().flops,
+    )
+    markov = None
+    if "validation" in corpus.splits:
+        markov = pretraining.markov_beside(corpus, config)
+        for line in pretraining.comparison(metrics, markov):
+            print(line)
+    write_json(folder / "result.json", {"model": metrics, "markov": markov})

@@ -1,0 +1,265 @@
+"""What can be set, and does it fit together? Frozen, typed views of the one config file of a recipe.
+
+The dataclasses below are the schema: their defaults make the ConfigDict that a file in configs/ edits
+(`default_config`), and a finished ConfigDict becomes a checked `Config` again (`resolve`). A key that is
+not a field here is refused by ml_collections with "Did you mean ...".
+"""
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from data_pipeline.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from dnallm_jax.model.gpt import GPTSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    name: str = "nucleotide"  # nucleotide | kmer
+    k: int = 1  # bases per token (kmer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """`prepare`: genomes for pre-training. Paths are relative to `root`."""
+
+    sources: tuple[str, ...] = ()
+    validation_sources: tuple[str, ...] = ()
+    validation_fraction: float = (
+        0.0  # of the bases, whole clusters; used without validation_sources
+    )
+    cluster_key: str = ""  # header key that names a record's cluster; "" clusters by k-mer sketches
+    exclude: tuple[str, ...] = ()  # header words, e.g. "group=euk-virus"
+    row_length: int = 1024  # tokens
+    max_bases: int = 0  # 0: all
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Contigs:
+    """`prepare`: labelled records for fine-tuning and evaluation. Paths are relative to `root`."""
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    validation_fraction: float = 0.0
+    cluster_key: str = "cluster"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    head_width: int = 64
+    feed_forward: int = 768
+    rope_base: float = 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the model runs; "auto" chooses by platform and says so in the run header."""
+
+    dtype: str = "auto"  # bfloat16 on accelerators; float32 on CPU, which has no fast bfloat16
+    attention: str = "auto"
+    unroll: str = "auto"  # "yes" | "no" | "auto"
+    remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each mesh axis; one of them may be -1, which takes what is left."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    learning_rate: float = 1e-3  # peak
+    warmup_steps: int = 100
+    final_fraction: float = 0.1  # of the peak, at the end of the cosine
+    weight_decay: float = 0.1  # of matrices; norms, biases and embeddings are never decayed
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0  # global gradient norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    steps: int = 1000
+    batch_rows: int = 32  # rows of a global batch
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    log_every: int = 10
+    eval_every: int = 200
+    eval_rows: int = 256  # rows of the validation split, the same ones each time
+    save_every: int = 200
+    keep: int = 2  # newest checkpoints kept, beside the best
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    steps: int = 1000
+    # "pretrain": this workdir's newest pre-training checkpoint; "random": none; else a pretrain folder.
+    backbone: str = "pretrain"
+    freeze_steps: int = 0  # first steps train the head alone
+    batch_tokens: int = 16_384  # a batch holds batch_tokens / (length in tokens) windows
+    lengths: tuple[int, ...] = (300, 500, 1000, 3000)  # bases of a training window, one per batch
+    balance_key: str = "cluster"  # viruses are drawn evenly over this field ...
+    negative_balance_key: str = "group"  # ... and everything else over this one
+    max_ambiguous: float = 0.05  # share of N above which a window is drawn again
+    mutate: float = 0.0  # share of bases replaced at random, an augmentation
+    view: str = "bases"  # bases (both strands) | frames (codons of the open reading frames)
+    pooling: str = "mean"  # mean | last
+    causal: bool = True
+    optimizer: Optimizer = dataclasses.field(
+        default_factory=lambda: Optimizer(learning_rate=5e-4, weight_decay=0.05)
+    )
+    log_every: int = 10
+    eval_every: int = 200
+    eval_contigs: int = 0  # 0: the whole validation split
+    save_every: int = 200
+    keep: int = 2
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    window: int = 3000  # bases of the windows that a longer sequence is cut into
+    batch_tokens: int = 16_384
+    false_positive_rate: float = 0.01  # `is_virus` is called at this rate on validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One recipe: data, model, training and scoring."""
+
+    name: str = "unnamed"
+    root: str = "."  # folder that relative data paths start from
+    tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
+    corpus: Corpus = dataclasses.field(default_factory=Corpus)
+    contigs: Contigs = dataclasses.field(default_factory=Contigs)
+    model: Model = dataclasses.field(default_factory=Model)
+    execution: Execution = dataclasses.field(default_factory=Execution)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    pretrain: Pretrain = dataclasses.field(default_factory=Pretrain)
+    finetune: Finetune = dataclasses.field(default_factory=Finetune)
+    score: Score = dataclasses.field(default_factory=Score)
+
+
+def default_config() -> ConfigDict:
+    """The schema with its defaults, as the ConfigDict that a config file edits and returns."""
+    return ConfigDict(dataclasses.asdict(Config()))
+
+
+def resolve(config: ConfigDict) -> Config:
+    """The checked, frozen view of a finished config file; UserError names the keys that clash."""
+    resolved = _build(Config, config.to_dict())
+    _check(resolved)
+    return resolved
+
+
+def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+    types = typing.get_type_hints(kind)
+    unknown = set(values) - set(types)
+    if unknown:
+        raise UserError(f"config key {sorted(unknown)[0]!r} is not a field of {kind.__name__}")
+    return kind(
+        **{
+            key: _build(types[key], value) if dataclasses.is_dataclass(types[key]) else value
+            for key, value in values.items()
+        }
+    )
+
+
+def _check(c: Config) -> None:
+    def require(holds: bool, sentence: str) -> None:
+        if not holds:
+            raise UserError(f"config {c.name}: {sentence}")
+
+    model, fine = c.model, c.finetune
+    require(
+        c.tokenizer.name in ("nucleotide", "kmer"),
+        f"tokenizer.name {c.tokenizer.name!r} is not one of nucleotide, kmer",
+    )
+    require(
+        model.heads % model.kv_heads == 0,
+        f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}",
+    )
+    require(
+        model.head_width % 2 == 0,
+        f"model.head_width {model.head_width} must be even (rotary pairs)",
+    )
+    require(
+        fine.pooling in ("mean", "last"), f"finetune.pooling {fine.pooling!r} is not mean or last"
+    )
+    require(c.execution.unroll in ("auto", "yes", "no"), "execution.unroll is auto, yes or no")
+    require(
+        0 <= c.corpus.validation_fraction < 1 and 0 <= c.contigs.validation_fraction < 1,
+        "a validation_fraction lies from 0 up to, not including, 1",
+    )
+    require(
+        bool(fine.lengths), "finetune.lengths is empty; name at least one window length in bases"
+    )
+    require(0 < c.score.false_positive_rate < 1, "score.false_positive_rate lies between 0 and 1")
+    for section, value in (("pretrain", c.pretrain), ("finetune", c.finetune)):
+        for key in ("steps", "log_every", "eval_every", "save_every", "keep"):
+            require(getattr(value, key) > 0, f"{section}.{key} must be at least 1")
+        for key in ("eval_every", "save_every"):
+            # A resumed run then writes the same lines of metrics as one that was never stopped.
+            require(
+                getattr(value, key) % value.log_every == 0,
+                f"{section}.{key} {getattr(value, key)} is not a multiple of {section}.log_every "
+                f"{value.log_every}",
+            )
+    require(
+        list(vars(c.mesh).values()).count(-1) <= 1, "only one axis of mesh may be -1 (what is left)"
+    )
+
+
+def tokenizer_spec(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `data_pipeline.tokenizers.from_spec` takes."""
+    return (
+        {"name": "kmer", "k": tokenizer.k} if tokenizer.name == "kmer" else {"name": tokenizer.name}
+    )
+
+
+def gpt_spec(model: Model, vocab_size: int) -> "GPTSpec":
+    """The network of a config, for a tokenizer's vocabulary."""
+    from dnallm_jax.model.gpt import GPTSpec  # JAX is not loaded to read a config
+
+    return GPTSpec(vocab_size=vocab_size, **vars(model))
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """A dataclass of this file as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(value)))
+
+
+def digest(*values: Any) -> str:
+    """A short sha256 of dataclasses and JSON values; equal settings have equal digests."""
+    plain = [to_dict(v) if dataclasses.is_dataclass(v) else v for v in values]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines "key: old -> new" for every leaf that differs between two `to_dict` results."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} -> {b}")
+    return lines

@@ -1,0 +1,146 @@
+"""What does an evaluation leave behind? metrics.json, predictions.tsv and report.html, with baselines."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.contigs import Contigs
+from dnallm_jax.evaluation.baselines import standard_baselines
+from dnallm_jax.evaluation.metrics import evaluate_predictions, paired_difference
+from dnallm_jax.evaluation.report import write_report
+
+COLUMNS = (
+    "sequence_id",
+    "label",
+    "length",
+    "score",
+    "logit",
+    "group",
+    "family",
+    "novelty",
+    "organism",
+)
+Windows = tuple[Sequence[np.ndarray], np.ndarray]  # uint8 ASCII arrays and their labels
+
+
+def evaluate(
+    folder: pathlib.Path,
+    predictions: Mapping[str, np.ndarray],
+    *,
+    contigs: Contigs,
+    split: str,
+    threshold: float,
+    training_windows: Windows | None,
+    history: Mapping[str, Sequence[Mapping[str, Any]]],
+    pretraining: pathlib.Path,
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Measures the predictions, fits the baselines, writes the three files; returns metrics.json.
+
+    Args:
+      predictions: `scoring.bundle.predict` with a `score` column; contigs without a logit are left out
+        and counted under `unscored`.
+      training_windows: what the baselines are fitted on; None leaves them out.
+      pretraining: result.json of the pre-training run, where there is one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scored = np.isfinite(predictions["logit"])
+    table = {name: column[scored] for name, column in predictions.items()}
+    evaluation = evaluate_predictions(table, threshold=threshold)
+    baselines = {}
+    if training_windows is not None:
+        source = contigs.source(split)
+        bases = [source[int(number)]["bases"] for number in np.flatnonzero(scored)]
+        baselines = _baselines(bases, table, training_windows)
+    result = {
+        "split": split,
+        "unscored": int((~scored).sum()),
+        "model": evaluation,
+        "baselines": {name: entry["evaluation"] for name, entry in baselines.items()},
+        "model_minus_baseline_auroc": {
+            name: entry["difference"] for name, entry in baselines.items()
+        },
+        "pretraining": json.loads(pretraining.read_text()) if pretraining.exists() else None,
+        "bundle": {key: value for key, value in manifest.items() if key != "files"},
+    }
+    _write(folder / "metrics.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False))
+    lines = ["\t".join(COLUMNS)]
+    for row in zip(*(predictions[name] for name in COLUMNS), strict=True):
+        lines.append("\t".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row))
+    _write(folder / "predictions.tsv", "\n".join(lines) + "\n")
+    write_report(
+        folder / "report.html",
+        evaluation,
+        table,
+        history={name: lines for name, lines in history.items() if lines},
+        baselines=result["baselines"],
+        context=_context(result, contigs, split),
+    )
+    for line in summary(result):
+        print(line)
+    print(folder / "report.html")
+    return result
+
+
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """AUROC by length, of the model and of every baseline, as aligned lines."""
+    rows = {"this detector": result["model"], **result["baselines"]}
+    lengths = list(result["model"]["by_length"])
+    width = max(map(len, rows))
+    lines = [f"{'AUROC on ' + result['split']:<{width}}  " + "  ".join(f"{n:>7}" for n in lengths)]
+    for name, evaluation in rows.items():
+        values = (evaluation["by_length"][n]["auroc"]["value"] for n in lengths)
+        cells = "  ".join("      -" if v is None else f"{v:7.4f}" for v in values)
+        lines.append(f"{name:<{width}}  {cells}")
+    return lines
+
+
+def _baselines(
+    bases: Sequence[np.ndarray], table: Mapping[str, np.ndarray], training: Windows
+) -> dict[str, dict[str, Any]]:
+    results = {}
+    for baseline in standard_baselines():
+        baseline.fit(*training)
+        predicted = {**table, "score": baseline.predict(bases)}
+        results[baseline.name] = {
+            "evaluation": evaluate_predictions(predicted, threshold=None, bootstrap=200),
+            "difference": paired_difference(
+                table["label"], table["score"], predicted["score"], "auroc"
+            ),
+        }
+    return results
+
+
+def _context(result: Mapping[str, Any], contigs: Contigs, split: str) -> dict[str, Any]:
+    bundle, info = result["bundle"], contigs.splits[split]
+    reading, origin = bundle["reading"], bundle["backbone"]
+    context: dict[str, Any] = {
+        "title": f"Virus detector: evaluation on {split} contigs",
+        "eyebrow": f"dnallm_jax, bundle of step {bundle['step']} of {bundle['steps']}",
+        "data": f"{info.records:,} {split} contigs, {info.viral:,} of them viral",
+        "Model": {
+            "layers x width": f"{reading['model']['layers']} x {reading['model']['width']}",
+            "tokenizer": json.dumps(reading["tokenizer"]),
+            "reads": reading["view"],
+            "backbone": origin["kind"]
+            + (f", {origin['bases_seen']:,} bases seen" if origin["kind"] == "pretrain" else ""),
+            "window": f"{reading['window']:,} bases",
+        },
+        "Data set": contigs.fingerprint,
+        "Versions": bundle["versions"],
+    }
+    if result["pretraining"] and result["pretraining"]["markov"]:
+        bits = result["pretraining"]["markov"]["bits_per_base"]
+        context["references"] = {
+            "pre-training": {f"Markov order {order}": bits[order] for order in ("0", "4", "9")}
+        }
+    return context
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.rename(path)

@@ -1,0 +1,56 @@
+"""How does the backbone become a virus detector? Pool the hidden states, one logit a sequence."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dnallm_jax.model.gpt import Backbone, Execution, GPTSpec, Params, _param, _scale, hidden_states
+
+POOLINGS = ("mean", "last")
+
+
+class Classifier(nnx.Module):
+    """The backbone of a GPT (no language-model head) and a binary head that starts at zero."""
+
+    def __init__(self, spec: GPTSpec, rngs: nnx.Rngs) -> None:
+        self.backbone = Backbone(spec, rngs)
+        self.head_norm = _scale((spec.width,))
+        self.head_kernel = _param(rngs, (spec.width,), (None,), 0.0)
+        self.head_bias = _param(rngs, (), (), 0.0)
+
+
+def pool(x_BLD: jax.Array, segment_ids_BL: jax.Array, pooling: str) -> jax.Array:
+    """float32 [B, D]: the mean over, or the last of, the tokens that are not padding.
+
+    A row of nothing but padding gives zeros.
+    """
+    valid_BL = (segment_ids_BL > 0).astype(jnp.float32)
+    if pooling == "mean":
+        weights_BL = valid_BL / jnp.maximum(valid_BL.sum(axis=1, keepdims=True), 1.0)
+    elif pooling == "last":
+        index_L = jnp.arange(valid_BL.shape[1])
+        weights_BL = (index_L == jnp.max(index_L * valid_BL, axis=1, keepdims=True)) * valid_BL
+    else:
+        raise ValueError(f"unknown pooling {pooling!r}; known: {', '.join(POOLINGS)}")
+    return jnp.einsum("BLD,BL->BD", x_BLD.astype(jnp.float32), weights_BL)
+
+
+def virus_logits(
+    p: Params,
+    spec: GPTSpec,
+    run: Execution,
+    tokens_BL: jax.Array,
+    segment_ids_BL: jax.Array,
+    positions_BL: jax.Array,
+    *,
+    pooling: str = "mean",
+    causal: bool = True,
+) -> jax.Array:
+    """float32 [B]: the log-odds, before calibration, that each row is viral."""
+    x_BLD = hidden_states(
+        p["backbone"], spec, run, tokens_BL, segment_ids_BL, positions_BL, causal=causal
+    )
+    pooled_BD = pool(x_BLD, segment_ids_BL, pooling)
+    centred = pooled_BD - pooled_BD.mean(axis=-1, keepdims=True)
+    y_BD = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+    return (y_BD * p["head_norm"]) @ p["head_kernel"] + p["head_bias"]

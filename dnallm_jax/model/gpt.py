@@ -1,0 +1,187 @@
+"""What is the network? A decoder-only transformer over DNA tokens, its layers stacked and scanned.
+
+Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021), SwiGLU (Shazeer
+2020), grouped-query attention (Ainslie et al. 2023) and normalised queries and keys (Dehghani et al. 2023).
+Each parameter is described once: shape, initialiser and the logical name of every axis (`axes`), from
+which the sharding follows in `parallel/mesh.py`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dnallm_jax.model.attention import attention
+
+Params = dict[str, Any]  # a nested, string-keyed dict of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class GPTSpec:
+    """The network's dimensions; all that is needed to rebuild it beside its parameters."""
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    feed_forward: int
+    rope_base: float = 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the network is run; changes speed and memory, never (beyond rounding) the result."""
+
+    dtype: str = "bfloat16"  # of activations and matrix products; parameters stay float32
+    attention: str = "blockwise"
+    unroll: bool = False  # unrolled layers run faster on CPU, scanned ones compile faster
+    remat: bool = False  # recompute each block in the backward pass instead of keeping activations
+
+
+def _param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], std: float):
+    values = std * jax.random.truncated_normal(rngs.params(), -3, 3, shape) if std else None
+    return nnx.Param(values if std else jnp.zeros(shape, jnp.float32), axes=axes)
+
+
+def _scale(shape: tuple[int, ...]) -> nnx.Param:
+    axes = ("layers", None) if len(shape) == 2 else (None,)
+    return nnx.Param(jnp.ones(shape, jnp.float32), axes=axes)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """x / rms(x) * scale over the last axis, computed in float32, returned in x's dtype."""
+    x32 = x.astype(jnp.float32)
+    y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + 1e-6)
+    return (y * scale).astype(x.dtype)
+
+
+def rope_table(
+    positions_BL: jax.Array, head_width: int, base: float
+) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, float32 [B, L, 1, h/2]: one rotation angle per position and pair of channels."""
+    frequency = base ** (-jnp.arange(head_width // 2, dtype=jnp.float32) / (head_width // 2))
+    angle = positions_BL[..., None, None].astype(jnp.float32) * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BLHh: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotary position embedding of [B, L, H, h], computed in float32, returned in x's dtype."""
+    a, b = jnp.split(x_BLHh.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BLHh.dtype)
+
+
+class Blocks(nnx.Module):
+    """All transformer blocks: each parameter carries a leading axis of N layers."""
+
+    def __init__(self, spec: GPTSpec, rngs: nnx.Rngs) -> None:
+        N, D, H, K, h, F = (
+            spec.layers,
+            spec.width,
+            spec.heads,
+            spec.kv_heads,
+            spec.head_width,
+            spec.feed_forward,
+        )
+        # What a block adds to the residual stream shrinks with depth, so its variance does not grow.
+        depth = (2 * N) ** -0.5
+        embed, heads, kv, mlp = "embed", "heads", "kv_heads", "mlp"
+        self.attention_norm = _scale((N, D))
+        self.wq = _param(rngs, (N, D, H, h), ("layers", embed, heads, None), D**-0.5)
+        self.wk = _param(rngs, (N, D, K, h), ("layers", embed, kv, None), D**-0.5)
+        self.wv = _param(rngs, (N, D, K, h), ("layers", embed, kv, None), D**-0.5)
+        self.q_norm = _scale((N, h))
+        self.k_norm = _scale((N, h))
+        self.wo = _param(
+            rngs, (N, H, h, D), ("layers", heads, None, embed), depth * (H * h) ** -0.5
+        )
+        self.mlp_norm = _scale((N, D))
+        self.gate = _param(rngs, (N, D, F), ("layers", embed, mlp), D**-0.5)
+        self.up = _param(rngs, (N, D, F), ("layers", embed, mlp), D**-0.5)
+        self.down = _param(rngs, (N, F, D), ("layers", mlp, embed), depth * F**-0.5)
+
+
+def block(p: Params, x_BLD, segment_ids_BL, cos, sin, *, causal: bool, backend: str) -> jax.Array:
+    """One transformer block on the residual stream; p holds one layer's parameters (no N axis)."""
+    dtype = x_BLD.dtype
+    y_BLD = rms_norm(x_BLD, p["attention_norm"])
+    q_BLHh = jnp.einsum("BLD,DHh->BLHh", y_BLD, p["wq"].astype(dtype))
+    k_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wk"].astype(dtype))
+    v_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wv"].astype(dtype))
+    q_BLHh = rotate(rms_norm(q_BLHh, p["q_norm"]), cos, sin)
+    k_BLKh = rotate(rms_norm(k_BLKh, p["k_norm"]), cos, sin)
+    a_BLHh = attention(q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, causal=causal, backend=backend)
+    x_BLD = x_BLD + jnp.einsum("BLHh,HhD->BLD", a_BLHh, p["wo"].astype(dtype))
+    y_BLD = rms_norm(x_BLD, p["mlp_norm"])
+    f_BLF = jax.nn.silu(y_BLD @ p["gate"].astype(dtype)) * (y_BLD @ p["up"].astype(dtype))
+    return x_BLD + f_BLF @ p["down"].astype(dtype)
+
+
+class Backbone(nnx.Module):
+    """Embedding, blocks and final norm: what pre-training and classification share."""
+
+    def __init__(self, spec: GPTSpec, rngs: nnx.Rngs) -> None:
+        self.embedding = _param(rngs, (spec.vocab_size, spec.width), (None, "embed"), 1.0)
+        self.blocks = Blocks(spec, rngs)
+        self.final_norm = _scale((spec.width,))
+
+
+class GPT(nnx.Module):
+    """The language model: a backbone and a head over the vocabulary.
+
+    The head starts at zero, so that the first loss is exactly that of the uniform distribution.
+    """
+
+    def __init__(self, spec: GPTSpec, rngs: nnx.Rngs) -> None:
+        self.backbone = Backbone(spec, rngs)
+        self.lm_head = _param(rngs, (spec.width, spec.vocab_size), ("embed", None), 0.0)
+
+
+def initialise(module: type[nnx.Module], *args: Any, seed: int) -> Params:
+    """The parameters of `module(*args)` as a plain nested dict of float32 arrays."""
+    return nnx.to_pure_dict(nnx.state(module(*args, nnx.Rngs(params=seed)), nnx.Param))
+
+
+def logical_axes(module: type[nnx.Module], *args: Any) -> Params:
+    """The logical axis names of every parameter, in the structure of `initialise`."""
+    state = nnx.eval_shape(lambda: nnx.state(module(*args, nnx.Rngs(params=0)), nnx.Param))
+    return nnx.to_pure_dict(state, extract_fn=lambda variable: variable.get_metadata("axes"))
+
+
+def hidden_states(
+    p: Params,
+    spec: GPTSpec,
+    run: Execution,
+    tokens_BL: jax.Array,
+    segment_ids_BL: jax.Array,
+    positions_BL: jax.Array,
+    *,
+    causal: bool = True,
+) -> jax.Array:
+    """The backbone: tokens, segment ids, positions (int32 [B, L]) -> [B, L, D] in `run.dtype`."""
+    dtype = jnp.dtype(run.dtype)
+    cos, sin = rope_table(positions_BL, spec.head_width, spec.rope_base)
+    layer = functools.partial(block, causal=causal, backend=run.attention)
+    if run.remat:
+        layer = jax.checkpoint(layer)
+    x_BLD, _ = jax.lax.scan(
+        lambda x, blk: (layer(blk, x, segment_ids_BL, cos, sin), None),
+        p["embedding"].astype(dtype)[tokens_BL],
+        p["blocks"],
+        unroll=spec.layers if run.unroll else 1,
+    )
+    return rms_norm(x_BLD, p["final_norm"])
+
+
+def next_token_logits(
+    p: Params, spec: GPTSpec, run: Execution, tokens_BL, segment_ids_BL, positions_BL
+) -> jax.Array:
+    """float32 [B, L, V]: at each token, the logits of the one that follows it in its segment."""
+    x_BLD = hidden_states(p["backbone"], spec, run, tokens_BL, segment_ids_BL, positions_BL)
+    return jnp.einsum(
+        "BLD,DV->BLV", x_BLD, p["lm_head"].astype(x_BLD.dtype), preferred_element_type=jnp.float32
+    )

@@ -1,0 +1,28 @@
+"""How does the model run on this platform, and why? Every "auto" of the config is settled here."""
+
+import jax
+
+from dnallm_jax.model.gpt import Execution
+
+
+def choose(
+    dtype: str = "auto", attention: str = "auto", unroll: str = "auto", remat: bool = False
+) -> tuple[Execution, list[str]]:
+    """The execution for the devices in use, and lines for the run header that say why."""
+    cpu = jax.devices()[0].platform == "cpu"
+    lines = []
+    if dtype == "auto":
+        dtype = "float32" if cpu else "bfloat16"
+        why = "this CPU path has no fast bfloat16" if cpu else "matrix units take bfloat16"
+        lines.append(f"precision   {dtype} on float32 parameters ({why})")
+    if attention == "auto":
+        attention = "blockwise"
+        lines.append(
+            "attention   blockwise, memory linear in the row (plain XLA on every platform)"
+        )
+    if unroll == "auto":
+        unroll = "yes" if cpu else "no"
+        why = "unrolled runs faster on CPU" if cpu else "one compiled body for any depth"
+        lines.append(f"layers      {'unrolled' if cpu else 'scanned'} ({why})")
+    run = Execution(dtype=dtype, attention=attention, unroll=unroll == "yes", remat=remat)
+    return run, lines

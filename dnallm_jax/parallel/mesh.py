@@ -1,0 +1,101 @@
+"""Which device holds which part of which array? The mesh, and the one table from logical to mesh axes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from data_pipeline.errors import UserError
+from dnallm_jax.model.gpt import GPTSpec
+
+AXES = ("data", "fsdp", "tensor")
+
+# The one table: the logical axis of an array -> the mesh axes that it is split over.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "layers": (),
+}
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Any = None) -> Mesh:
+    """A mesh of all devices (or those given); one size may be -1 and takes what is left.
+
+    Axes are of type Auto: the compiler moves data as it must, and `jnp` code needs no annotations.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [data, fsdp, tensor]
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if -1 in sizes and known > 0 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if int(np.prod(sizes)) != len(devices) or min(sizes) < 1:
+        asked = ", ".join(f"{a}={s}" for a, s in zip(AXES, (data, fsdp, tensor), strict=True))
+        raise UserError(
+            f"mesh {asked} does not cover the {len(devices)} devices; "
+            f"set --config.mesh.* so that their product is {len(devices)} (one may be -1)"
+        )
+    return jax.make_mesh(
+        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def sharding(mesh: Mesh, *logical: str | None) -> NamedSharding:
+    """The sharding of an array whose axes have these logical names (None: not split)."""
+    return NamedSharding(
+        mesh, PartitionSpec(*((RULES[name] or None) if name else None for name in logical))
+    )
+
+
+def tree_shardings(mesh: Mesh, axes: Any) -> Any:
+    """NamedShardings in the structure of a tree of logical axis names (`gpt.logical_axes`)."""
+    return jax.tree.map(
+        lambda names: sharding(mesh, *names), axes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def check_divides(mesh: Mesh, spec: GPTSpec) -> None:
+    """UserError where a dimension of the model does not divide over its mesh axes."""
+    dimensions: Mapping[str, tuple[str, int]] = {
+        "model.width": ("embed", spec.width),
+        "model.heads": ("heads", spec.heads),
+        "model.kv_heads": ("kv_heads", spec.kv_heads),
+        "model.feed_forward": ("mlp", spec.feed_forward),
+    }
+    for name, (logical, size) in dimensions.items():
+        _check(mesh, name, logical, size)
+
+
+def check_batch(mesh: Mesh, name: str, rows: int) -> None:
+    """UserError where a global batch of `rows` (config key `name`) does not divide over the mesh."""
+    _check(mesh, name, "batch", rows)
+
+
+def _check(mesh: Mesh, name: str, logical: str, size: int) -> None:
+    parts = int(np.prod([mesh.shape[a] for a in RULES[logical]]))
+    if size % parts:
+        raise UserError(
+            f"{name} = {size} does not divide over the {parts} parts of the mesh axes "
+            f"{' x '.join(RULES[logical])}; make it a multiple of {parts}, or change --config.mesh.*"
+        )
+
+
+def describe(mesh: Mesh) -> list[str]:
+    """The mesh and the axis table, in lines for the run header."""
+    shape = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    table = ", ".join(f"{k}->{'+'.join(v) or '-'}" for k, v in RULES.items())
+    return [f"mesh        {shape} ({mesh.devices.size} devices)", f"axes        {table}"]
+
+
+def to_device(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a global batch -> global arrays, split over the batch axes."""
+    return {
+        key: jax.make_array_from_process_local_data(
+            sharding(mesh, "batch", *(None,) * (value.ndim - 1)), value
+        )
+        for key, value in batch.items()
+    }

@@ -1,0 +1,93 @@
+"""How many floating-point operations does a token cost, and what can this chip do at most?
+
+The formula of MFU (Chowdhery et al. 2022, arXiv:2204.02311), causal attention counted half, recomputation
+not counted:
+
+  forward FLOPs per token = 2 * (matrix parameters) + 4 * layers * heads * head_width * context
+  training                = 3 * forward
+  context                 = row length / 2 if causal, else row length
+
+Matrix parameters are those of the blocks and of the head; an embedding is a look-up and costs nothing.
+Rows of several segments attend to less than this counts, so that MFU is comparable between data sets.
+"""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+
+from dnallm_jax.model.gpt import GPTSpec
+
+FORMULA = "3 x (2 x matrix parameters + 4 x layers x heads x head width x row/2) FLOPs a token"
+
+# bf16 dense peak FLOP/s of one JAX device (published by the makers). A 7x chip shows up as two devices.
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1155e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """FLOP/s of all devices together, and where the number comes from."""
+
+    flops: float
+    source: str
+
+
+def matrix_parameters(spec: GPTSpec, *, language_model: bool) -> int:
+    """Parameters that take part in matrix products, per token."""
+    attention = spec.width * spec.head_width * 2 * (spec.heads + spec.kv_heads)
+    mlp = 3 * spec.width * spec.feed_forward
+    head = spec.width * spec.vocab_size if language_model else 0
+    return spec.layers * (attention + mlp) + head
+
+
+def flops_per_token(
+    spec: GPTSpec,
+    row_length: int,
+    *,
+    causal: bool = True,
+    language_model: bool = True,
+    training: bool = True,
+) -> float:
+    """FLOPs of one token of a row, by the formula above."""
+    context = row_length / 2 if causal else row_length
+    forward = 2 * matrix_parameters(spec, language_model=language_model)
+    forward += 4 * spec.layers * spec.heads * spec.head_width * context
+    return (3 if training else 1) * float(forward)
+
+
+def device_peak() -> Peak:
+    """The peak of the devices in use: published for known accelerators, measured for a CPU."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    for name in sorted(PEAKS, key=len, reverse=True):
+        if kind.startswith(name):
+            return Peak(PEAKS[name] * len(devices), f"{len(devices)} x {kind}, published bf16 peak")
+    rate = _matmul_rate()
+    return Peak(rate, f"{kind}: float32 matrix product of 1,024 measured at start")
+
+
+def _matmul_rate() -> float:
+    """FLOP/s of a 1,024-wide float32 matrix product on the host, the best of a few."""
+    n = 1024
+    a = jnp.ones((n, n), jnp.float32)
+    product = jax.jit(lambda x: x @ x)
+    product(a).block_until_ready()
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        product(a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best

@@ -1,0 +1,60 @@
+"""How do gradients move parameters? AdamW with warm-up and cosine decay, clipped, masked weight decay."""
+
+import jax
+import optax
+
+from dnallm_jax.config import Optimizer
+from dnallm_jax.model.gpt import Params
+
+
+def schedule(o: Optimizer, steps: int) -> optax.Schedule:
+    """Learning rate at a step: linear warm-up to the peak, then a cosine to `final_fraction` of it."""
+    warmup = min(o.warmup_steps, max(1, steps // 2))
+    return optax.warmup_cosine_decay_schedule(
+        0.0, o.learning_rate, warmup, max(steps, warmup + 1), o.learning_rate * o.final_fraction
+    )
+
+
+def decayed(params: Params) -> Params:
+    """True for the matrices of the blocks and of a language-model head; embeddings, norms, biases False.
+
+    Stacked norms have a layer axis too, so the name decides, not the number of axes.
+    """
+    undecayed = ("embedding", "norm", "head_kernel", "head_bias")
+
+    def is_decayed(path: tuple, _: jax.Array) -> bool:
+        return not any(word in jax.tree_util.keystr(path) for word in undecayed)
+
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+
+def make_optimizer(
+    o: Optimizer, steps: int, *, frozen: str = "", frozen_steps: int = 0
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019) on clipped gradients.
+
+    For the first `frozen_steps` updates the parameters under the top-level key `frozen` do not move.
+    """
+    adamw = optax.chain(
+        optax.clip_by_global_norm(o.clip),
+        optax.adamw(
+            schedule(o, steps), o.beta1, o.beta2, weight_decay=o.weight_decay, mask=decayed
+        ),
+    )
+    return optax.chain(adamw, _hold(frozen, frozen_steps)) if frozen_steps else adamw
+
+
+def _hold(key: str, steps: int) -> optax.GradientTransformation:
+    """Zeroes the updates under `key` for the first `steps` updates."""
+
+    def update(updates, state: optax.ScaleByScheduleState, params=None):  # noqa: ANN001, ANN202
+        open_now = (state.count >= steps).astype("float32")
+        held = {
+            name: jax.tree.map(lambda u: u * open_now, sub) if name == key else sub
+            for name, sub in updates.items()
+        }
+        return held, optax.ScaleByScheduleState(state.count + 1)
+
+    return optax.GradientTransformation(
+        lambda params: optax.ScaleByScheduleState(jax.numpy.zeros([], "int32")), update
+    )

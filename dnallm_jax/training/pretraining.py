@@ -1,0 +1,230 @@
+"""How is the language model pre-trained? Packed rows in, checkpoints and bits per base out."""
+
+import functools
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipeline import kmers, loader, markov
+from data_pipeline.corpus import Corpus
+from data_pipeline.errors import UserError
+from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
+from dnallm_jax.model.gpt import GPT, initialise, logical_axes
+from dnallm_jax.parallel import execution, hosts
+from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.training import objectives, step
+from dnallm_jax.training.checkpoints import Checkpoints
+from dnallm_jax.training.loop import Plan, Speed, train
+from dnallm_jax.training.objectives import Batch
+from dnallm_jax.training.optimizer import make_optimizer
+from dnallm_jax.training.telemetry import Telemetry, si
+from dnallm_jax.training.workdir import claim, versions
+
+CHECKPOINTS = "checkpoints"
+
+
+def bits_per_base(sums: Mapping[str, float]) -> float:
+    """nats per token / ln 2 / bases per token, over weighted bases."""
+    return float(sums["loss"]) / math.log(2) / max(float(sums["weight"]), 1.0)
+
+
+def pretrain(
+    config: Config,
+    corpus: Corpus,
+    folder: pathlib.Path,
+    *,
+    flops_per_token: float,
+    peak_flops: float,
+) -> dict[str, float]:
+    """Trains to the last step of the config, from the newest checkpoint if there is one.
+
+    Writes checkpoints/, metrics.jsonl, speed.jsonl and tensorboard/ into `folder`.
+
+    Returns:
+      The last metrics: `bits_per_base` of the training interval, `validation_bits_per_base`.
+
+    Raises:
+      UserError: dimensions or batch that do not divide over the mesh, a corpus of another tokenizer, a
+        folder of another config, a loss that is not finite.
+    """
+    settings = config.pretrain
+    tokenizer = corpus.tokenizer
+    _check_tokenizer(config, corpus)
+    mesh = meshes.make_mesh(**vars(config.mesh))
+    spec = gpt_spec(config.model, tokenizer.vocab_size)
+    run, reasons = execution.choose(**vars(config.execution))
+    meshes.check_divides(mesh, spec)
+    meshes.check_batch(mesh, "pretrain.batch_rows", settings.batch_rows)
+    identity = {
+        "model": to_dict(config.model),
+        "pretrain": to_dict(settings),
+        "execution": to_dict(config.execution),
+        "data": corpus.fingerprint,
+    }
+    with claim(folder, identity):
+        tx = make_optimizer(settings.optimizer, settings.steps)
+        axes = logical_axes(GPT, spec)
+        state, shardings = step.make_state(
+            functools.partial(initialise, GPT, spec, seed=settings.seed), tx, mesh, axes
+        )
+        objective = functools.partial(
+            objectives.next_token, spec=spec, run=run, token_bases=tokenizer.token_bases
+        )
+        checkpoints = Checkpoints(
+            folder / CHECKPOINTS, keep=settings.keep, metric="validation_bits_per_base"
+        )
+        start, restored = 0, checkpoints.restore(state)
+        if restored is not None:
+            state, manifest = restored
+            start = manifest["step"]
+        checkpoints.discard_damaged()
+        telemetry = Telemetry(folder, start_step=start, main=hosts.is_main())
+        rows = loader.CorpusBatches(
+            corpus.source("train"),
+            tokenizer,
+            corpus.row_length,
+            batch_rows=settings.batch_rows,
+            seed=settings.seed,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        tokens = settings.batch_rows * corpus.row_length
+        bases = corpus.splits["train"].bases / corpus.splits["train"].tokens
+        telemetry.say(
+            [
+                f"pretrain    {config.name}: {spec.layers} layers of {spec.width}, "
+                f"{si(sum(x.size for x in jax.tree.leaves(state['params'])))}parameters",
+                f"data        {corpus.fingerprint[:12]}, {si(corpus.splits['train'].bases)}bases, "
+                f"{len(corpus.source('train')):,} rows of {corpus.row_length}",
+                f"budget      {settings.steps} steps of {si(tokens)}tokens = "
+                f"{si(settings.steps * tokens * bases)}bases, "
+                f"{settings.steps * settings.batch_rows / len(corpus.source('train')):.2f} epochs",
+                *meshes.describe(mesh),
+                *reasons,
+                f"peak        {si(peak_flops)}FLOP/s",
+                f"start       {'step ' + str(start) + ' (restored)' if start else 'from scratch'}",
+            ]
+        )
+
+        def device_batches() -> Iterator[Batch]:
+            for batch in loader.stream(rows, start=start):
+                yield meshes.to_device(batch, mesh)
+
+        eval_step = step.make_eval_step(objective)
+
+        def evaluate(state: step.TrainState) -> dict[str, float]:
+            if "validation" not in corpus.splits:
+                return {}
+            batches = loader.in_order(
+                corpus.source("validation"),
+                tokenizer,
+                corpus.row_length,
+                batch_rows=settings.batch_rows,
+                rows=settings.eval_rows,
+                process=jax.process_index(),
+                processes=jax.process_count(),
+            )
+            sums = [eval_step(state["params"], meshes.to_device(b, mesh)) for b in batches]
+            total = {k: sum(float(s[k]) for s in jax.device_get(sums)) for k in ("loss", "weight")}
+            return {"validation_bits_per_base": bits_per_base(total)}
+
+        last: dict[str, float] = {}
+
+        def save(number: int, state: step.TrainState, metrics: dict[str, float]) -> None:
+            last.update(metrics)
+            manifest = {
+                "kind": "pretrain",
+                "step": number,
+                "tokens_seen": number * tokens,
+                "bases_seen": round(number * tokens * bases),
+                "model": vars(spec),
+                "tokenizer": tokenizer.spec(),
+                "data": corpus.fingerprint,
+                "config": to_dict(config),
+                "config_digest": digest(config),
+                "versions": versions(),
+                "metrics": metrics,
+            }
+            checkpoints.save(number, state, manifest, metrics or {"validation_bits_per_base": 0.0})
+
+        def name_records(number: int) -> str:
+            ids = rows.record_ids(number - 1)
+            return f"records {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}"
+
+        try:
+            train(
+                state,
+                start=start,
+                plan=Plan(
+                    settings.steps, settings.log_every, settings.eval_every, settings.save_every
+                ),
+                speed=Speed(bases, flops_per_token, peak_flops),
+                batches=device_batches(),
+                train_step=step.make_train_step(objective, tx, shardings),
+                summarise=lambda total: {
+                    "bits_per_base": bits_per_base(total),
+                    "accuracy": total["correct"] / max(total["tokens"], 1.0),
+                },
+                headline=lambda metrics: f"{metrics['bits_per_base']:.4f} bits/base",
+                evaluate=evaluate,
+                save=save,
+                name_records=name_records,
+                telemetry=telemetry,
+            )
+        finally:
+            checkpoints.close()
+            telemetry.close()
+    return last
+
+
+def _check_tokenizer(config: Config, corpus: Corpus) -> None:
+    asked = tokenizer_spec(config.tokenizer)
+    if corpus.tokenizer.spec() != asked:
+        raise UserError(
+            f"{corpus.data_dir} was tokenised by {corpus.tokenizer.spec()}, the config asks for {asked}; "
+            "run prepare with this config, or set --config.tokenizer.*"
+        )
+
+
+def markov_beside(corpus: Corpus, config: Config) -> dict[str, Any]:
+    """Markov models of order 0 to 9 fitted on the very rows the run has read, scored where it was.
+
+    Both strands are counted, as the model sees both.
+    """
+    settings = config.pretrain
+    source = corpus.source("train")
+    rows = loader.CorpusBatches(
+        source,
+        corpus.tokenizer,
+        corpus.row_length,
+        batch_rows=settings.batch_rows,
+        seed=settings.seed,
+    ).rows_seen(settings.steps)
+    counts = markov.fit(_segments(corpus, "train", rows), range(10), both_strands=True)
+    evaluated = range(min(settings.eval_rows, len(corpus.source("validation"))))
+    score = counts.score(_segments(corpus, "validation", evaluated))
+    return {**counts.summary(), **score.summary()}
+
+
+def _segments(corpus: Corpus, split: str, rows: Iterable[int]) -> Iterator[np.ndarray]:
+    """The segments of some rows as base codes 0..3, 255 for an ambiguous letter."""
+    source, tokenizer = corpus.source(split), corpus.tokenizer
+    for number in rows:
+        row = source[int(number)]
+        for tokens in np.split(row["tokens"], np.cumsum(row["segment_lengths"])[:-1]):
+            yield kmers.base_codes(tokenizer.decode(tokens))
+
+
+def comparison(metrics: Mapping[str, float], markov_summary: Mapping[str, Any]) -> list[str]:
+    """The model's bits per base beside every Markov order's, in lines for a person."""
+    bits = markov_summary["bits_per_base"]
+    return [
+        f"validation bits per base: model {metrics['validation_bits_per_base']:.4f}",
+        "Markov models fitted on the rows it has seen, by order: "
+        + "  ".join(f"{order}: {value:.4f}" for order, value in bits.items()),
+    ]

@@ -1,0 +1,69 @@
+"""What happens in one step? A pure, jitted function (state, batch) -> (state, metrics), born sharded."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dnallm_jax.model.gpt import Params
+from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.training.objectives import Batch, Sums
+
+TrainState = dict[str, Any]  # {"params": Params, "optimizer": optax state, "step": int32 []}
+Objective = Callable[[Params, Batch], Sums]
+
+
+def state_shardings(mesh: Mesh, axes: Any, tx: optax.GradientTransformation, params: Any) -> Any:
+    """Shardings of the whole train state: moments lie with their parameters, scalars everywhere."""
+    param_shardings = meshes.tree_shardings(mesh, axes)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    moments = optax.tree_map_params(
+        tx,
+        lambda _, s: s,
+        jax.eval_shape(tx.init, params),
+        param_shardings,
+        transform_non_params=lambda _: everywhere,
+    )
+    return {"params": param_shardings, "optimizer": moments, "step": everywhere}
+
+
+def make_state(
+    init: Callable[[], Params], tx: optax.GradientTransformation, mesh: Mesh, axes: Any
+) -> tuple[TrainState, Any]:
+    """A fresh train state whose every array is created already sharded, and its shardings."""
+
+    def create() -> TrainState:
+        params = init()
+        return {"params": params, "optimizer": tx.init(params), "step": jnp.zeros([], jnp.int32)}
+
+    shardings = state_shardings(mesh, axes, tx, jax.eval_shape(init))
+    return jax.jit(create, out_shardings=shardings)(), shardings
+
+
+def make_train_step(
+    objective: Objective, tx: optax.GradientTransformation, shardings: Any
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """The jitted update; the old state's memory is donated. Metrics are the objective's sums."""
+
+    def loss(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
+        sums = objective(params, batch)
+        return sums["loss"] / jnp.maximum(sums["weight"], 1.0), sums
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"], batch)
+        updates, optimizer = tx.update(gradients, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
+        return new, {**sums, "gradient_norm": optax.tree.norm(gradients)}
+
+    return train_step
+
+
+def make_eval_step(objective: Objective) -> Callable[[Params, Batch], Sums]:
+    """The jitted sums of an objective, without a gradient."""
+    return jax.jit(objective)

@@ -1,0 +1,89 @@
+"""How does a person see what a run is doing? A header, one line every few steps, and files to plot."""
+
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping
+
+from tensorboardX import SummaryWriter
+
+
+class Telemetry:
+    """Writes metrics.jsonl, speed.jsonl and TensorBoard files (process 0 only) and prints lines.
+
+    metrics.jsonl holds only what the data, the config and the seed determine, so that a resumed run's file
+    equals that of a run never stopped; times lie in speed.jsonl. A restarted run first drops the lines of
+    steps that it will do again.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, start_step: int, main: bool) -> None:
+        self._main = main
+        if not main:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = {}
+        for name in ("metrics", "speed"):
+            path = folder / f"{name}.jsonl"
+            kept = [line for line in read_metrics(path) if line["step"] <= start_step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            temporary.rename(path)
+            self._files[name] = path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """What the step computed; the same in every run of the same config."""
+        self._write("metrics", step, values)
+
+    def speed(self, step: int, values: Mapping[str, float]) -> None:
+        """How fast it was; never the same twice."""
+        self._write("speed", step, values)
+
+    def _write(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        if not self._main:
+            return
+        line = {"step": step, **{k: float(v) for k, v in values.items()}}
+        self._files[name].write(json.dumps(line) + "\n")
+        self._files[name].flush()
+        for key, value in values.items():
+            self._board.add_scalar(f"{name}/{key}", value, step)
+
+    def say(self, lines: str | Iterable[str]) -> None:
+        """Prints on standard error, from process 0."""
+        if self._main:
+            for line in [lines] if isinstance(lines, str) else lines:
+                print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._main:
+            for file in self._files.values():
+                file.close()
+            self._board.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict]:
+    """The lines of a metrics.jsonl; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def si(value: float) -> str:
+    """1234567 -> '1.23 M'."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g} "
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = math.ceil(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
