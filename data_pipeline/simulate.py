@@ -45,27 +45,37 @@ _COLUMNS = (
 _ROW_LENGTHS = (128, 256, 512, 1024)
 
 
-def demo_sources(seed: int = 0) -> tuple[Source, Source]:
+def demo_sources(seed: int = 3) -> tuple[Source, Source]:
     """(host, virus): two sources that are drawn alike and differ a little in usage and build.
 
     Words that read as a stop codon on either strand are made rare, as in GC-rich genomes, so that
     their absence from genes, which only a model that finds the reading frame can use, is worth
-    little. With seed 0: entropy rates 1.895 (host) and 1.896 (virus) bits per base, a Markov model
-    of order 2 or more 0.020 above; optimal AUROC 0.93, 0.97, 0.998 at 300, 500, 1,000 bases.
+    little. With seed 3: entropy rates 1.905 (host) and 1.904 (virus) bits per base, a Markov model
+    of order 2 or more 0.016 above; optimal AUROC 0.93, 0.975, 0.997 at 300, 500, 1,000 bases.
     """
     rng = np.random.default_rng(seed)
     gap = rng.gamma(6.0, size=(4, 4, 4))
     gap.reshape(64)[list(STOPS)] *= 0.35
     gene = np.exp(0.12 * rng.standard_normal((3, 4, 4, 4)))
 
-    def differ(weights: np.ndarray) -> np.ndarray:
-        return weights * np.exp(0.1 * rng.standard_normal(weights.shape))
+    def differ(weights: np.ndarray, by: float) -> np.ndarray:
+        return weights * np.exp(by * rng.standard_normal(weights.shape))
 
     host = random_source(
-        "host", differ(gap), differ(gene), gap_bases=100, gene_codons=250, same_strand=0.6
+        "host",
+        differ(gap, 0.1),
+        differ(gene, 0.06),
+        gap_bases=100,
+        gene_codons=250,
+        same_strand=0.6,
     )
     virus = random_source(
-        "virus", differ(gap), differ(gene), gap_bases=60, gene_codons=200, same_strand=0.8
+        "virus",
+        differ(gap, 0.1),
+        differ(gene, 0.06),
+        gap_bases=60,
+        gene_codons=200,
+        same_strand=0.8,
     )
     return host, virus
 
