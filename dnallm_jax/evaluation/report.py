@@ -111,9 +111,9 @@ def header(
         f"{baseline_verdict(evaluation, baselines)}\n"
         f'<dl class="cards">\n{"".join(cards)}\n</dl>\n'
         f'<p class="note">Measured on {overall["records"]:,} contigs, {overall["viral"]:,} of '
-        f"them viral, {overall['bases'] / 1e6:,.1f} million bases{data}. Under each figure its 95 % "
-        f"bootstrap interval, also drawn on a scale from 0 to 1; {settings['resampled_unit']}s were "
-        f"redrawn {settings['resamples']:,} times.</p>"
+        f"them viral, {overall['bases'] / 1e6:,.1f} million bases{data}. Under each figure its "
+        "95 % bootstrap interval, also drawn on a scale from 0 to 1; "
+        f"{settings['resampled_unit']}s were redrawn {settings['resamples']:,} times.</p>"
     )
 
 

@@ -12,7 +12,7 @@ from scipy.special import expit
 from dnallm_jax.evaluation import calibration
 from dnallm_jax.evaluation.calibration import Calibration
 from dnallm_jax.evaluation.resampling import (
-    calibration_error_if_perfect,
+    calibration_errors_by_chance,
     expected_calibration_error,
 )
 
@@ -40,7 +40,7 @@ def calibrated_at_each_length(fitted: Calibration, seed: int = 99) -> bool:
     for length in LENGTHS:
         at = lengths == length
         p = fitted.apply(logits[at], lengths[at])
-        floor = calibration_error_if_perfect(p)
+        floor = calibration_errors_by_chance(p).mean()
         errors.append(expected_calibration_error(labels[at], p) < floor + 0.015)
     return all(errors)
 

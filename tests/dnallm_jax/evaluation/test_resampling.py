@@ -153,7 +153,7 @@ def test_expected_calibration_error_by_hand() -> None:
 def test_chance_alone_gives_the_stated_calibration_error() -> None:
     random = np.random.default_rng(4)
     scores = random.random(400)
-    floor = resampling.calibration_error_if_perfect(scores)
+    floor = float(resampling.calibration_errors_by_chance(scores).mean())
     seen = [
         resampling.expected_calibration_error((random.random(400) < scores).astype(int), scores)
         for _ in range(50)
