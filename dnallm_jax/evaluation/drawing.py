@@ -94,10 +94,22 @@ def styled(draw: Callable[Parameters, str]) -> Callable[Parameters, str]:
     return draw_in_style
 
 
+def framed(width: float, height: float) -> Figure:
+    """A figure with the same margins in inches whatever it shows, so that frames line up."""
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        left=0.6 / width,
+        right=1 - 0.12 / width,
+        bottom=0.48 / height,
+        top=1 - 0.32 / height,
+        hspace=0.12,
+    )
+    return figure
+
+
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure without pyplot (no window system, no state) and its axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return (figure := framed(width, height)), figure.subplots()
 
 
 def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
@@ -137,6 +149,6 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
 
 def canvas_with_strip(width: float, height: float) -> tuple[Figure, tuple[Axes, Axes]]:
     """A figure with a low strip under its axes, on the same x axis."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = framed(width, height)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     return figure, (above, below)
