@@ -1,11 +1,12 @@
-"""What can be set, and does it fit together? Frozen, typed views of the one config file of a recipe.
+"""What can be set, and does it fit together? Frozen, typed views of a recipe's one config file.
 
-The dataclasses below are the schema: their defaults make the ConfigDict that a file in configs/ edits
-(`default_config`), and a finished ConfigDict becomes a checked `Config` again (`resolve`). A key that is
-not a field here is refused by ml_collections with "Did you mean ...".
+The dataclasses below are the schema: their defaults make the ConfigDict that a file in configs/
+edits (`default_config`), and a finished ConfigDict becomes a checked `Config` again (`resolve`).
+The ConfigDict is locked: a key that is not a field here is refused with "Did you mean ...".
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import typing
@@ -75,6 +76,14 @@ class Execution:
     remat: bool = False
 
 
+# What each field of Execution takes; the attention back ends are those of model/attention.py.
+EXECUTION_CHOICES = {
+    "dtype": ("auto", "float32", "bfloat16"),
+    "attention": ("auto", "blockwise", "reference"),
+    "unroll": ("auto", "yes", "no"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Mesh:
     """Devices along each mesh axis; one of them may be -1, which takes what is left."""
@@ -111,7 +120,7 @@ class Pretrain:
 @dataclasses.dataclass(frozen=True)
 class Finetune:
     steps: int = 1000
-    # "pretrain": this workdir's newest pre-training checkpoint; "random": none; else a pretrain folder.
+    # "pretrain": this workdir's newest pre-training checkpoint; "random": none; else a folder.
     backbone: str = "pretrain"
     freeze_steps: int = 0  # first steps train the head alone
     batch_tokens: int = 16_384  # a batch holds batch_tokens / (length in tokens) windows
@@ -159,8 +168,11 @@ class Config:
 
 
 def default_config() -> ConfigDict:
-    """The schema with its defaults, as the ConfigDict that a config file edits and returns."""
-    return ConfigDict(dataclasses.asdict(Config()))
+    """The schema with its defaults, as the locked ConfigDict that a config file edits and returns.
+
+    Setting a key that does not exist raises AttributeError, a value of another type TypeError.
+    """
+    return ConfigDict(dataclasses.asdict(Config())).lock()
 
 
 def resolve(config: ConfigDict) -> Config:
@@ -170,14 +182,20 @@ def resolve(config: ConfigDict) -> Config:
     return resolved
 
 
-def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+def _build(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     types = typing.get_type_hints(kind)
-    unknown = set(values) - set(types)
-    if unknown:
-        raise UserError(f"config key {sorted(unknown)[0]!r} is not a field of {kind.__name__}")
+    for key, value in values.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=1)
+            hint = f'Did you mean "{near[0]}"?' if near else f"The keys are: {', '.join(types)}."
+            raise UserError(f"config key {prefix}{key} does not exist. {hint}")
+        if value is None:  # the one value that ml_collections takes for a field of any type
+            raise UserError(f"config key {prefix}{key} is None; give a value, or leave it out")
     return kind(
         **{
-            key: _build(types[key], value) if dataclasses.is_dataclass(types[key]) else value
+            key: _build(types[key], value, f"{prefix}{key}.")
+            if dataclasses.is_dataclass(types[key])
+            else value
             for key, value in values.items()
         }
     )
@@ -189,6 +207,8 @@ def _check(c: Config) -> None:
             raise UserError(f"config {c.name}: {sentence}")
 
     model, fine = c.model, c.finetune
+    for key, size in vars(model).items():
+        require(size > 0, f"model.{key} is {size}; it must be above 0")
     require(
         c.tokenizer.name in ("nucleotide", "kmer"),
         f"tokenizer.name {c.tokenizer.name!r} is not one of nucleotide, kmer",
@@ -204,15 +224,39 @@ def _check(c: Config) -> None:
     require(
         fine.pooling in ("mean", "last"), f"finetune.pooling {fine.pooling!r} is not mean or last"
     )
-    require(c.execution.unroll in ("auto", "yes", "no"), "execution.unroll is auto, yes or no")
+    require(fine.view in ("bases", "frames"), f"finetune.view {fine.view!r} is not bases or frames")
     require(
-        0 <= c.corpus.validation_fraction < 1 and 0 <= c.contigs.validation_fraction < 1,
-        "a validation_fraction lies from 0 up to, not including, 1",
+        fine.view != "frames" or tokenizer_spec(c.tokenizer) == {"name": "kmer", "k": 3},
+        "finetune.view frames reads codons: set tokenizer.name to kmer and tokenizer.k to 3",
     )
+    for key, known in EXECUTION_CHOICES.items():
+        value = getattr(c.execution, key)
+        require(value in known, f"execution.{key} {value!r} is not one of {', '.join(known)}")
+    for section, fraction in (
+        ("corpus", c.corpus.validation_fraction),
+        ("contigs", c.contigs.validation_fraction),
+    ):
+        require(
+            0 <= fraction < 1,
+            f"{section}.validation_fraction is {fraction}; choose 0 or more, less than 1",
+        )
     require(
         bool(fine.lengths), "finetune.lengths is empty; name at least one window length in bases"
     )
+    require(
+        all(isinstance(length, int) and length > 0 for length in fine.lengths),
+        f"finetune.lengths {fine.lengths} are window lengths in bases: whole numbers above 0",
+    )
     require(0 < c.score.false_positive_rate < 1, "score.false_positive_rate lies between 0 and 1")
+    for name, count in (
+        ("corpus.row_length", c.corpus.row_length),
+        ("pretrain.batch_rows", c.pretrain.batch_rows),
+        ("pretrain.eval_rows", c.pretrain.eval_rows),
+        ("finetune.batch_tokens", fine.batch_tokens),
+        ("score.window", c.score.window),
+        ("score.batch_tokens", c.score.batch_tokens),
+    ):
+        require(count > 0, f"{name} must be at least 1")
     for section, value in (("pretrain", c.pretrain), ("finetune", c.finetune)):
         for key in ("steps", "log_every", "eval_every", "save_every", "keep"):
             require(getattr(value, key) > 0, f"{section}.{key} must be at least 1")

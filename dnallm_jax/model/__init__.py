@@ -1,4 +1,4 @@
-"""Pure functions of arrays: the GPT and the classifier made from it. Knows no mesh, no config, no files.
+"""Pure functions of arrays: the GPT and the classifier made from it. No mesh, config or files.
 
 Letters in names of arrays (x_BLD) and in einsum strings:
   B batch   L length (tokens)   D width   N layers   V vocabulary   F feed-forward width

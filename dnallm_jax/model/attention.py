@@ -1,7 +1,8 @@
 """Which earlier tokens of its own segment does each token look at? One function, several back ends.
 
 Every back end honours segment ids exactly: a token attends only to tokens of its own segment, and a
-padding token (segment 0) attends to nothing and gets zeros, so one segment never moves a bit of another.
+padding token (segment 0) attends to nothing and gets zeros, so one segment never moves a bit of
+another.
 """
 
 import functools
@@ -9,13 +10,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+
+Residuals = tuple[Array, ...]  # what the forward pass keeps for the backward pass
 
 # Large enough that exp() of it is 0 in float32, small enough that the difference of two is finite.
 _MASKED = -1e30
 _BLOCK = 128  # queries; on CPU faster than 64 and 256 at L = 512, see benchmarks/LOG.md
 
 
-def _scores_to_output(q_BLKGh, k_BMKh, v_BMKh, mask_BLM) -> jax.Array:
+def _scores_to_output(q_BLKGh: Array, k_BMKh: Array, v_BMKh: Array, mask_BLM: Array) -> Array:
     """Softmax attention in float32 over the allowed positions; zeros where none is allowed."""
     s_BKGLM = jnp.einsum("BLKGh,BMKh->BKGLM", q_BLKGh, k_BMKh, preferred_element_type=jnp.float32)
     mask = mask_BLM[:, None, None]
@@ -27,7 +31,7 @@ def _scores_to_output(q_BLKGh, k_BMKh, v_BMKh, mask_BLM) -> jax.Array:
     return jnp.einsum("BKGLM,BMKh->BLKGh", p_BKGLM.astype(v_BMKh.dtype), v_BMKh)
 
 
-def _mask(q_segments_BL, k_segments_BM, q_offset: int, causal: bool) -> jax.Array:
+def _mask(q_segments_BL: Array, k_segments_BM: Array, q_offset: int, causal: bool) -> Array:
     """bool[B, L, M]: same segment, not padding, and (causal) not later in the row."""
     allowed = (q_segments_BL[:, :, None] == k_segments_BM[:, None, :]) & (
         q_segments_BL[:, :, None] > 0
@@ -38,7 +42,9 @@ def _mask(q_segments_BL, k_segments_BM, q_offset: int, causal: bool) -> jax.Arra
     return allowed
 
 
-def reference(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, *, causal: bool) -> jax.Array:
+def reference(
+    q_BLKGh: Array, k_BLKh: Array, v_BLKh: Array, segment_ids_BL: Array, *, causal: bool
+) -> Array:
     """The plain definition, with all L x L scores at once: what every other back end must equal."""
     mask = _mask(segment_ids_BL, segment_ids_BL, 0, causal)
     return _scores_to_output(q_BLKGh, k_BLKh, v_BLKh, mask)
@@ -50,21 +56,33 @@ def _blocks(length: int, causal: bool) -> list[tuple[int, int, int]]:
     return [(start, stop, stop if causal else length) for start, stop in edges]
 
 
-def _block_scores(q_BKGLh, k_BKhM, segments, start: int, stop: int, seen: int, causal: bool):
-    """Scores float32 [B, K, G, stop - start, seen] of one block of queries, and which are allowed."""
+def _block_scores(
+    q_BKGLh: Array,
+    k_BKhM: Array,
+    segments_BL: Array,
+    start: int,
+    stop: int,
+    seen: int,
+    causal: bool,
+) -> tuple[Array, Array]:
+    """Scores float32 [B, K, G, stop - start, seen] of a block of queries, and which are allowed."""
     B, K, G, _, h = q_BKGLh.shape
     q = q_BKGLh[:, :, :, start:stop].reshape(B, K, -1, h)
     s = jnp.matmul(q, k_BKhM[..., :seen], preferred_element_type=jnp.float32)
-    mask = _mask(segments[:, start:stop], segments[:, :seen], start, causal)[:, None, None]
+    mask = _mask(segments_BL[:, start:stop], segments_BL[:, :seen], start, causal)[:, None, None]
     return s.reshape(B, K, G, stop - start, seen), mask
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal: bool) -> jax.Array:
+def _blockwise(
+    q_BLKGh: Array, k_BLKh: Array, v_BLKh: Array, segment_ids_BL: Array, causal: bool
+) -> Array:
     return _blockwise_forward(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal)[0]
 
 
-def _blockwise_forward(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal: bool):
+def _blockwise_forward(
+    q_BLKGh: Array, k_BLKh: Array, v_BLKh: Array, segment_ids_BL: Array, causal: bool
+) -> tuple[Array, Residuals]:
     B, L, K, G, h = q_BLKGh.shape
     q_BKGLh = q_BLKGh.transpose(0, 2, 3, 1, 4)
     k_BKhM, v_BKMh = k_BLKh.transpose(0, 2, 3, 1), v_BLKh.transpose(0, 2, 1, 3)
@@ -86,7 +104,9 @@ def _blockwise_forward(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal: bool):
     return o_BLKGh, residuals
 
 
-def _blockwise_backward(causal: bool, residuals, do_BLKGh):
+def _blockwise_backward(
+    causal: bool, residuals: Residuals, do_BLKGh: Array
+) -> tuple[Array, Array, Array, None]:
     q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, o_BLKGh, log_BKGL1 = residuals
     B, L, K, G, h = q_BLKGh.shape
     dtype = v_BLKh.dtype
@@ -123,28 +143,30 @@ def _blockwise_backward(causal: bool, residuals, do_BLKGh):
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
 
 
-def blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, *, causal: bool) -> jax.Array:
+def blockwise(
+    q_BLKGh: Array, k_BLKh: Array, v_BLKh: Array, segment_ids_BL: Array, *, causal: bool
+) -> Array:
     """Blocks of queries against the keys they may see; the backward pass recomputes each block.
 
-    Only the log of each softmax's sum is kept, so memory is linear in L, and causal attention skips most
-    of the upper triangle. Meant for CPUs, where no fused kernel exists; the recurrences are those of
-    FlashAttention-2 (Dao 2023, arXiv:2307.08691).
+    Only the log of each softmax's sum is kept, so memory is linear in L, and causal attention skips
+    most of the upper triangle. Meant for CPUs, where no fused kernel exists; the recurrences are
+    those of FlashAttention-2 (Dao 2023, arXiv:2307.08691).
     """
     return _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal)
 
 
-BACKENDS: dict[str, Callable[..., jax.Array]] = {"reference": reference, "blockwise": blockwise}
+BACKENDS: dict[str, Callable[..., Array]] = {"reference": reference, "blockwise": blockwise}
 
 
 def attention(
-    q_BLHh: jax.Array,
-    k_BLKh: jax.Array,
-    v_BLKh: jax.Array,
-    segment_ids_BL: jax.Array,
+    q_BLHh: Array,
+    k_BLKh: Array,
+    v_BLKh: Array,
+    segment_ids_BL: Array,
     *,
     causal: bool = True,
     backend: str = "blockwise",
-) -> jax.Array:
+) -> Array:
     """Scaled dot-product attention within segments.
 
     Args:

@@ -1,13 +1,14 @@
 """What is the network? A decoder-only transformer over DNA tokens, its layers stacked and scanned.
 
-Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021), SwiGLU (Shazeer
-2020), grouped-query attention (Ainslie et al. 2023) and normalised queries and keys (Dehghani et al. 2023).
-Each parameter is described once: shape, initialiser and the logical name of every axis (`axes`), from
-which the sharding follows in `parallel/mesh.py`.
+Pre-norm blocks with RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021), SwiGLU
+(Shazeer 2020), grouped-query attention (Ainslie et al. 2023) and normalised queries and keys
+(Dehghani et al. 2023). Each parameter is described once: shape, initialiser and the logical name of
+every axis (`axes`), from which the sharding follows in `parallel/mesh.py`.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,9 +44,12 @@ class Execution:
     remat: bool = False  # recompute each block in the backward pass instead of keeping activations
 
 
-def _param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], std: float):
-    values = std * jax.random.truncated_normal(rngs.params(), -3, 3, shape) if std else None
-    return nnx.Param(values if std else jnp.zeros(shape, jnp.float32), axes=axes)
+def _param(
+    rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], std: float
+) -> nnx.Param:
+    if not std:
+        return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
+    return nnx.Param(std * jax.random.truncated_normal(rngs.params(), -3, 3, shape), axes=axes)
 
 
 def _scale(shape: tuple[int, ...]) -> nnx.Param:
@@ -87,7 +91,7 @@ class Blocks(nnx.Module):
             spec.head_width,
             spec.feed_forward,
         )
-        # What a block adds to the residual stream shrinks with depth, so its variance does not grow.
+        # What a block adds to the residual stream shrinks with depth; its variance does not grow.
         depth = (2 * N) ** -0.5
         embed, heads, kv, mlp = "embed", "heads", "kv_heads", "mlp"
         self.attention_norm = _scale((N, D))
@@ -105,7 +109,16 @@ class Blocks(nnx.Module):
         self.down = _param(rngs, (N, F, D), ("layers", mlp, embed), depth * F**-0.5)
 
 
-def block(p: Params, x_BLD, segment_ids_BL, cos, sin, *, causal: bool, backend: str) -> jax.Array:
+def block(
+    p: Params,
+    x_BLD: jax.Array,
+    segment_ids_BL: jax.Array,
+    cos: jax.Array,
+    sin: jax.Array,
+    *,
+    causal: bool,
+    backend: str,
+) -> jax.Array:
     """One transformer block on the residual stream; p holds one layer's parameters (no N axis)."""
     dtype = x_BLD.dtype
     y_BLD = rms_norm(x_BLD, p["attention_norm"])
@@ -141,12 +154,12 @@ class GPT(nnx.Module):
         self.lm_head = _param(rngs, (spec.width, spec.vocab_size), ("embed", None), 0.0)
 
 
-def initialise(module: type[nnx.Module], *args: Any, seed: int) -> Params:
+def initialise(module: Callable[..., nnx.Module], *args: Any, seed: int) -> Params:
     """The parameters of `module(*args)` as a plain nested dict of float32 arrays."""
     return nnx.to_pure_dict(nnx.state(module(*args, nnx.Rngs(params=seed)), nnx.Param))
 
 
-def logical_axes(module: type[nnx.Module], *args: Any) -> Params:
+def logical_axes(module: Callable[..., nnx.Module], *args: Any) -> Params:
     """The logical axis names of every parameter, in the structure of `initialise`."""
     state = nnx.eval_shape(lambda: nnx.state(module(*args, nnx.Rngs(params=0)), nnx.Param))
     return nnx.to_pure_dict(state, extract_fn=lambda variable: variable.get_metadata("axes"))
@@ -165,9 +178,8 @@ def hidden_states(
     """The backbone: tokens, segment ids, positions (int32 [B, L]) -> [B, L, D] in `run.dtype`."""
     dtype = jnp.dtype(run.dtype)
     cos, sin = rope_table(positions_BL, spec.head_width, spec.rope_base)
-    layer = functools.partial(block, causal=causal, backend=run.attention)
-    if run.remat:
-        layer = jax.checkpoint(layer)
+    plain = functools.partial(block, causal=causal, backend=run.attention)
+    layer = jax.checkpoint(plain) if run.remat else plain
     x_BLD, _ = jax.lax.scan(
         lambda x, blk: (layer(blk, x, segment_ids_BL, cos, sin), None),
         p["embedding"].astype(dtype)[tokens_BL],
@@ -178,7 +190,12 @@ def hidden_states(
 
 
 def next_token_logits(
-    p: Params, spec: GPTSpec, run: Execution, tokens_BL, segment_ids_BL, positions_BL
+    p: Params,
+    spec: GPTSpec,
+    run: Execution,
+    tokens_BL: jax.Array,
+    segment_ids_BL: jax.Array,
+    positions_BL: jax.Array,
 ) -> jax.Array:
     """float32 [B, L, V]: at each token, the logits of the one that follows it in its segment."""
     x_BLD = hidden_states(p["backbone"], spec, run, tokens_BL, segment_ids_BL, positions_BL)

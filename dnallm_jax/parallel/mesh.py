@@ -1,4 +1,4 @@
-"""Which device holds which part of which array? The mesh, and the one table from logical to mesh axes."""
+"""Which device holds which part of which array? The mesh, and the one table of axes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -71,7 +71,7 @@ def check_divides(mesh: Mesh, spec: GPTSpec) -> None:
 
 
 def check_batch(mesh: Mesh, name: str, rows: int) -> None:
-    """UserError where a global batch of `rows` (config key `name`) does not divide over the mesh."""
+    """UserError where a global batch of `rows` (config key `name`) does not divide evenly."""
     _check(mesh, name, "batch", rows)
 
 
@@ -80,7 +80,8 @@ def _check(mesh: Mesh, name: str, logical: str, size: int) -> None:
     if size % parts:
         raise UserError(
             f"{name} = {size} does not divide over the {parts} parts of the mesh axes "
-            f"{' x '.join(RULES[logical])}; make it a multiple of {parts}, or change --config.mesh.*"
+            f"{' x '.join(RULES[logical])}; make it a multiple of {parts}, "
+            "or change --config.mesh.*"
         )
 
 

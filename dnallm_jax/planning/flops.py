@@ -1,14 +1,15 @@
 """How many floating-point operations does a token cost, and what can this chip do at most?
 
-The formula of MFU (Chowdhery et al. 2022, arXiv:2204.02311), causal attention counted half, recomputation
-not counted:
+The formula of MFU (Chowdhery et al. 2022, arXiv:2204.02311), causal attention counted half,
+recomputation not counted:
 
   forward FLOPs per token = 2 * (matrix parameters) + 4 * layers * heads * head_width * context
   training                = 3 * forward
   context                 = row length / 2 if causal, else row length
 
-Matrix parameters are those of the blocks and of the head; an embedding is a look-up and costs nothing.
-Rows of several segments attend to less than this counts, so that MFU is comparable between data sets.
+Matrix parameters are those of the blocks and of the head; an embedding is a look-up and costs
+nothing. Rows of several segments attend to less than this counts, so that MFU is comparable between
+data sets.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from dnallm_jax.model.gpt import GPTSpec
 
 FORMULA = "3 x (2 x matrix parameters + 4 x layers x heads x head width x row/2) FLOPs a token"
 
-# bf16 dense peak FLOP/s of one JAX device (published by the makers). A 7x chip shows up as two devices.
+# bf16 dense peak FLOP/s of one JAX device (published by the makers). A 7x chip shows up as two.
 PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -63,9 +64,9 @@ def flops_per_token(
 ) -> float:
     """FLOPs of one token of a row, by the formula above."""
     context = row_length / 2 if causal else row_length
-    forward = 2 * matrix_parameters(spec, language_model=language_model)
-    forward += 4 * spec.layers * spec.heads * spec.head_width * context
-    return (3 if training else 1) * float(forward)
+    matrices = 2.0 * matrix_parameters(spec, language_model=language_model)
+    attention = 4 * spec.layers * spec.heads * spec.head_width * context
+    return (3 if training else 1) * (matrices + attention)
 
 
 def device_peak() -> Peak:
@@ -75,12 +76,14 @@ def device_peak() -> Peak:
     for name in sorted(PEAKS, key=len, reverse=True):
         if kind.startswith(name):
             return Peak(PEAKS[name] * len(devices), f"{len(devices)} x {kind}, published bf16 peak")
-    rate = _matmul_rate()
-    return Peak(rate, f"{kind}: float32 matrix product of 1,024 measured at start")
+    # Fake CPU devices share the host's cores; any other unknown devices are as many as they seem.
+    count = 1 if devices[0].platform == "cpu" else len(devices)
+    rate = _matmul_rate() * count
+    return Peak(rate, f"{count} x {kind}: float32 matrix product of 1,024 measured at start")
 
 
 def _matmul_rate() -> float:
-    """FLOP/s of a 1,024-wide float32 matrix product on the host, the best of a few."""
+    """FLOP/s of a 1,024-wide float32 matrix product on one device, the best of a few."""
     n = 1024
     a = jnp.ones((n, n), jnp.float32)
     product = jax.jit(lambda x: x @ x)

@@ -1,6 +1,6 @@
 """What is minimised? Next-token loss for pre-training, binary cross-entropy for virus / not-virus.
 
-An objective maps (params, batch) to (sum of nats, sum of weights, further sums): sums, not means, so that
+An objective maps (params, batch) to sums (of nats, of weights, and more), not means, so that
 batches, devices and accumulation steps add up exactly and are divided once.
 """
 
@@ -19,8 +19,8 @@ Sums = dict[str, jax.Array]
 def next_token_targets(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """(int32 [B, L] target of each token, float32 [B, L] its weight, 0 to 1).
 
-    The target of a token is the next one of its own segment; the last token of a segment, padding and
-    targets without weight (N) count nothing.
+    The target of a token is the next one of its own segment; the last token of a segment, padding
+    and targets without weight (N) count nothing.
     """
     tokens, segments = batch["tokens"], batch["segment_ids"]
     targets = jnp.roll(tokens, -1, axis=1)
@@ -34,8 +34,8 @@ def next_token(
 ) -> Sums:
     """Sums of: `loss` nats and `weight` bases over weighted targets, `tokens` counted, `correct`.
 
-    `token_bases` int32 [V] says how many bases a token stands for, so that loss / ln 2 / weight is bits
-    per base whatever the tokenizer.
+    `token_bases` int32 [V] says how many bases a token stands for, so that loss / ln 2 / weight is
+    bits per base whatever the tokenizer.
     """
     logits = next_token_logits(
         p, spec, run, batch["tokens"], batch["segment_ids"], batch["positions"]

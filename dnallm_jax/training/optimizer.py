@@ -1,6 +1,7 @@
-"""How do gradients move parameters? AdamW with warm-up and cosine decay, clipped, masked weight decay."""
+"""How do gradients move parameters? Clipped AdamW: warm-up, cosine, masked weight decay."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dnallm_jax.config import Optimizer
@@ -8,7 +9,11 @@ from dnallm_jax.model.gpt import Params
 
 
 def schedule(o: Optimizer, steps: int) -> optax.Schedule:
-    """Learning rate at a step: linear warm-up to the peak, then a cosine to `final_fraction` of it."""
+    """Learning rate of update number 0, 1, ...: linear warm-up from 0 to the peak, then a cosine.
+
+    The cosine ends at `final_fraction` of the peak after `steps` updates. The warm-up takes at most
+    half of a short run.
+    """
     warmup = min(o.warmup_steps, max(1, steps // 2))
     return optax.warmup_cosine_decay_schedule(
         0.0, o.learning_rate, warmup, max(steps, warmup + 1), o.learning_rate * o.final_fraction
@@ -16,7 +21,7 @@ def schedule(o: Optimizer, steps: int) -> optax.Schedule:
 
 
 def decayed(params: Params) -> Params:
-    """True for the matrices of the blocks and of a language-model head; embeddings, norms, biases False.
+    """True for the matrices of blocks and of a language-model head; False for all the rest.
 
     Stacked norms have a layer axis too, so the name decides, not the number of axes.
     """
@@ -33,7 +38,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) on clipped gradients.
 
-    For the first `frozen_steps` updates the parameters under the top-level key `frozen` do not move.
+    For the first `frozen_steps` updates the parameters under the top-level key `frozen` do not
+    move; their gradients still count in the norm that is clipped, and in Adam's moments.
     """
     adamw = optax.chain(
         optax.clip_by_global_norm(o.clip),
@@ -47,14 +53,13 @@ def make_optimizer(
 def _hold(key: str, steps: int) -> optax.GradientTransformation:
     """Zeroes the updates under `key` for the first `steps` updates."""
 
-    def update(updates, state: optax.ScaleByScheduleState, params=None):  # noqa: ANN001, ANN202
-        open_now = (state.count >= steps).astype("float32")
-        held = {
-            name: jax.tree.map(lambda u: u * open_now, sub) if name == key else sub
-            for name, sub in updates.items()
-        }
-        return held, optax.ScaleByScheduleState(state.count + 1)
+    def init(_: Params) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
 
-    return optax.GradientTransformation(
-        lambda params: optax.ScaleByScheduleState(jax.numpy.zeros([], "int32")), update
-    )
+    def update(
+        updates: Params, state: optax.ScaleByScheduleState, params: Params | None = None
+    ) -> tuple[Params, optax.ScaleByScheduleState]:
+        held = jax.tree.map(lambda u: jnp.where(state.count < steps, 0.0, u), updates[key])
+        return {**updates, key: held}, optax.ScaleByScheduleState(state.count + 1)
+
+    return optax.GradientTransformation(init, update)

@@ -1,4 +1,4 @@
-"""What happens in one step? A pure, jitted function (state, batch) -> (state, metrics), born sharded."""
+"""What happens in one step? A pure, jitted function (state, batch) -> (state, metrics)."""
 
 import functools
 from collections.abc import Callable
