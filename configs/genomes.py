@@ -25,16 +25,17 @@ def get_config() -> ConfigDict:
     c.model.kv_heads = 1
     c.model.head_width = 64
     c.model.feed_forward = 384
-    c.pretrain.steps = 1000
+    c.pretrain.steps = 800
     c.pretrain.batch_rows = 16
     c.pretrain.optimizer.learning_rate = 3e-3
     c.pretrain.eval_rows = 512
     c.finetune.view = "frames"
-    c.finetune.steps = 1500
+    c.finetune.steps = 600
     c.finetune.batch_tokens = 12_288
     c.finetune.lengths = (300, 500, 1000)
     c.finetune.optimizer.learning_rate = 1e-3
-    c.finetune.eval_every = 250
-    c.finetune.save_every = 250
+    c.finetune.eval_every = 150
+    c.finetune.eval_contigs = 1500
+    c.finetune.save_every = 150
     c.score.window = 1000
     return c

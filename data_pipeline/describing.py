@@ -9,7 +9,9 @@ def lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield f"{manifest['kind']}  {manifest['fingerprint'][:16]}"
     for split, found in manifest["splits"].items():
         parts = [f"{found['records']:,} records", f"{found['bases']:,} bases"]
-        parts.append(f"{found['clusters']:,} clusters, GC {found['gc']:.1%}, N {found['n_share']:.2%}")
+        if found["clusters"] is not None:  # they are not looked for where the splits were given
+            parts.append(f"{found['clusters']:,} clusters")
+        parts.append(f"GC {found['gc']:.1%}, N {found['n_share']:.2%}")
         if "rows" in found:
             length = manifest["options"]["row_length"]
             parts.append(f"{found['rows']:,} rows of {length} filled to {found['fill']:.1%}")
