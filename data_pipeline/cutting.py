@@ -1,8 +1,8 @@
 """Which window of which labelled record is training example j of batch i?
 
-Windows are cut afresh from whole records: half of a batch viral, records drawn evenly over a field of
-their metadata (so that a large family does not drown a small one), positions and strands at random. Like
-the loader's, batch i is a pure function of (data set, settings, seed, i).
+Windows are cut afresh from whole records: half of a batch viral, records drawn evenly over a field
+of their metadata (so that a large family does not drown a small one), positions and strands at
+random. Like the loader's, batch i is a pure function of (data set, settings, seed, i).
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipeline.errors import UserError
-from data_pipeline.loader import Batch, Source, layout, random, stack
+from data_pipeline.loader import Batch, Source, layout, part_of, random, stack
 from data_pipeline.tokenizers import reverse_complement
 from data_pipeline.views import View
 
@@ -33,7 +33,7 @@ class Cutting:
 
 
 def batch_rows(row_length: int, batch_tokens: int, parts: int) -> int:
-    """Rows of a batch of about `batch_tokens`: a multiple of 2 (labels) and of `parts` (devices)."""
+    """Rows of about `batch_tokens`, a multiple of 2 (labels) and of `parts` (devices)."""
     multiple = int(np.lcm(2, parts))
     return max(multiple, batch_tokens // row_length // multiple * multiple)
 
@@ -42,7 +42,7 @@ METADATA = ("group", "cluster", "family", "genus", "phylum", "organism", "novelt
 
 
 def table(source: Source) -> dict[str, np.ndarray]:
-    """Columns of all records in order: `id`, `label` int32, `length` int64 and the metadata, as text."""
+    """Columns of all records in order: `id`, `label`, `length` in bases, the metadata as text."""
     columns: dict[str, list] = {name: [] for name in ("id", "label", "length", *METADATA)}
     for number in range(len(source)):
         record = source[number]
@@ -62,7 +62,7 @@ class WindowBatches:
       parts: into how many parts the mesh splits a batch.
 
     Raises:
-      UserError: no record of a label is as long as the longest window.
+      UserError: no record of a label is as long as the longest window, or no such balance key.
     """
 
     def __init__(
@@ -93,18 +93,20 @@ class WindowBatches:
         length = lengths[int(random(self._seed, 2, number).integers(len(lengths)))]
         row_length = self._view.row_length(length)
         rows = batch_rows(row_length, self._cutting.batch_tokens, self._parts)
-        part = rows // self._processes
-        examples = []
-        for j in range(self._process * part, (self._process + 1) * part):
-            _, window = self.draw(number, j, length)
-            # The window's strand was drawn at random: of two strands the first one is enough.
-            row = layout(self._view.segments(window)[0], row_length, self._view.tokenizer)
-            label, weight = np.float32(j % 2), np.float32(1)
-            examples.append({**row, "labels": label, "example_weights": weight})
-        return stack(examples)
+        mine = part_of(rows, self._process, self._processes)
+        windows = [self.draw(number, j, length)[1] for j in mine]
+        # The window's strand was drawn at random: of two strands the first one is enough.
+        strands = [read[0] for read in self._view.segments_batch(windows)]
+        batch = stack([layout(strand, row_length, self._view.tokenizer) for strand in strands])
+        labels = np.array([j % 2 for j in mine], np.float32)
+        return {**batch, "labels": labels, "example_weights": np.ones_like(labels)}
 
     def draw(self, number: int, j: int, length: int) -> tuple[int, bytes]:
-        """(number of the record, letters of the window) of example j, which is viral if j is odd."""
+        """(number of the record, letters of the window) of example j, which is viral if j is odd.
+
+        A window with more than `max_ambiguous` of its letters outside A, C, G and T is drawn again,
+        record and all; the twentieth is taken as it is.
+        """
         rng = random(self._seed, 3, number, j)
         groups = self._groups[j % 2, length]
         for _ in range(_TRIES):
@@ -144,7 +146,7 @@ def _groups(
 def fixed_windows(
     batches: WindowBatches, lengths: Sequence[int], count: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """`count` labelled windows of each length from the same draw, for baselines: (uint8 arrays, labels)."""
+    """`count` windows of each length, half of them viral, for baselines: (uint8 arrays, labels)."""
     windows, labels = [], []
     for length in lengths:
         for j in range(count):

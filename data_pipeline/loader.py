@@ -1,10 +1,11 @@
 """Which rows make up global batch number i, and which of them belong to this process?
 
-Batch i is a pure function of (data set, seed, i): place p = i * batch_rows + j of an endless stream is row
-`index_shuffle(p mod n)` of epoch p div n. So the data's whole state is one integer, and any number of
-processes, threads or restarts sees the same global batches.
+Batch i is a pure function of (data set, seed, i): place p = i * batch_rows + j of an endless stream
+is row `index_shuffle(p mod n)` of epoch p div n. So the data's whole state is one integer, and any
+number of processes, threads or restarts sees the same global batches.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import grain
 import numpy as np
 from grain.experimental import index_shuffle
 
-from data_pipeline.tokenizers import Tokenizer
+from data_pipeline.tokenizers import PAD, Tokenizer
 
 Batch = dict[str, np.ndarray]
 
@@ -39,12 +40,23 @@ def random(seed: int, *numbers: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *numbers]))
 
 
-def layout(
-    pieces: list[np.ndarray], length: int, tokenizer: Tokenizer, pad: int = 0
-) -> dict[str, np.ndarray]:
-    """Segments of tokens side by side in one row of `length`: the four arrays of a batch's row."""
+def part_of(batch_rows: int, process: int, processes: int) -> range:
+    """Which rows of a global batch are this process's; ValueError where they do not divide."""
+    if batch_rows % processes:
+        raise ValueError(f"{batch_rows} rows do not divide over {processes} processes")
+    part = batch_rows // processes
+    return range(process * part, (process + 1) * part)
+
+
+def layout(pieces: list[np.ndarray], length: int, tokenizer: Tokenizer) -> Batch:
+    """Segments of tokens side by side in one row of `length`: the four arrays of a batch's row.
+
+    `tokens`, `segment_ids` (from 1; 0 is padding) and `positions` (from 0 in each segment) are
+    int32[length]; `weights`, float32[length], is 1 for a token that stands for bases, 0 for padding
+    and N.
+    """
     row = {
-        "tokens": np.full(length, pad, np.int32),
+        "tokens": np.full(length, PAD, np.int32),
         "segment_ids": np.zeros(length, np.int32),
         "positions": np.zeros(length, np.int32),
         "weights": np.zeros(length, np.float32),
@@ -76,10 +88,16 @@ def stack(rows: list[Batch]) -> Batch:
 def stream(
     batch: Callable[[int], Batch], *, start: int, threads: int = 1, ahead: int = 4
 ) -> Iterator[Batch]:
-    """batch(start), batch(start + 1), ... for ever, made by threads while the caller computes."""
+    """batch(start), batch(start + 1), ... for ever, made by threads while the caller computes.
+
+    What `batch` raises reaches the caller in its turn. Closing the iterator, or losing the last
+    reference to it, ends the threads after the batches they are at.
+    """
     numbers = grain.MapDataset.range(start, np.iinfo(np.int64).max)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
-    yield from numbers.map(lambda number: batch(int(number))).to_iter_dataset(options)
+    made = numbers.map(lambda number: batch(int(number))).to_iter_dataset(options)
+    with contextlib.closing(iter(made)) as batches:
+        yield from batches
 
 
 class CorpusBatches:
@@ -88,7 +106,7 @@ class CorpusBatches:
     Args:
       source: the rows of a split.
       batch_rows: rows of a global batch; a multiple of `processes`.
-      both_strands: read each row, at each epoch, on a strand drawn by its key.
+      both_strands: read each row, at each place in the stream, on a strand drawn for that place.
     """
 
     def __init__(
@@ -105,8 +123,7 @@ class CorpusBatches:
     ) -> None:
         self._source, self._tokenizer, self._length = source, tokenizer, row_length
         self._rows, self._seed, self._both_strands = batch_rows, seed, both_strands
-        part = batch_rows // processes
-        self._mine = range(process * part, (process + 1) * part)
+        self._mine = part_of(batch_rows, process, processes)
 
     def __call__(self, number: int) -> Batch:
         """This process's rows of global batch `number` (from 0)."""
@@ -141,15 +158,18 @@ def in_order(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """The first `rows` rows as they are stored, this process's part; the end is padded with empty rows."""
-    part = batch_rows // processes
+    """The first `rows` rows as they are stored, this process's part of each batch.
+
+    The last batch is filled up with empty rows: padding, of no weight.
+    """
+    mine = part_of(batch_rows, process, processes)
     empty = layout([], row_length, tokenizer)
     rows = min(rows, len(source))
     for start in range(0, rows, batch_rows):
-        mine = range(start + process * part, start + (process + 1) * part)
+        numbers = (start + j for j in mine)
         yield stack(
             [
-                packed_row(source[i], row_length, tokenizer, False) if i < rows else empty
-                for i in mine
+                packed_row(source[number], row_length, tokenizer, False) if number < rows else empty
+                for number in numbers
             ]
         )

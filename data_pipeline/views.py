@@ -1,10 +1,12 @@
 """What does the classifier read of a piece of DNA? Its bases as tokens, or its open reading frames.
 
-A view turns bases into segments of tokens that go side by side into one row. `bases` reads the piece as it
-stands, so a detector reads both strands and averages. `frames` reads the codons of the open stretches of
-all six frames, in coding direction: the same for both strands, so one pass covers them.
+A view turns bases into segments of tokens that go side by side into one row. `bases` reads the
+piece as it stands, so a detector reads both strands and averages. `frames` reads the codons of the
+open stretches of all six frames, in coding direction: the same for both strands, so one pass covers
+them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -31,8 +33,14 @@ class View(Protocol):
     def row_length(self, bases: int) -> int:
         """Tokens of a row that takes a piece of up to `bases` (few shapes: a multiple of 16)."""
 
+    def segments_batch(self, pieces: Sequence[bytes]) -> list[list[list[np.ndarray]]]:
+        """Of each piece, for each strand read, the segments: token arrays, dtype[T].
+
+        The segments of a strand are together not longer than the `row_length` of the piece.
+        """
+
     def segments(self, bases: bytes) -> list[list[np.ndarray]]:
-        """For each strand read, the segments of tokens; together not longer than `row_length`."""
+        """The segments of one piece."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +55,26 @@ class Bases:
         per_token = int(self.tokenizer.token_lengths.max())
         return _rounded(bases // per_token + per_token - 1)
 
-    def segments(self, bases: bytes) -> list[list[np.ndarray]]:
-        limit = self.row_length(len(bases))
-        strands = (bases, reverse_complement(bases))
+    def segments_batch(self, pieces: Sequence[bytes]) -> list[list[list[np.ndarray]]]:
         # Ambiguous letters cost a token each; what does not fit the row is left out.
-        return [[self.tokenizer.encode(strand)[:limit]] for strand in strands]
+        return [
+            [
+                [self.tokenizer.encode(strand)[: self.row_length(len(strand))]]
+                for strand in (piece, reverse_complement(piece))
+            ]
+            for piece in pieces
+        ]
+
+    def segments(self, bases: bytes) -> list[list[np.ndarray]]:
+        return self.segments_batch([bases])[0]
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The codons of the open stretches, each stretch a segment, longest first until the row is full.
+    """The codons of the open stretches: each a segment, in order along the piece.
 
-    Codons have the ids of the 3-mer tokenizer, so a model pre-trained on 3-mers reads them.
+    Where they do not all fit the row, the longest are taken first. Codons have the ids of the 3-mer
+    tokenizer, so a model pre-trained on 3-mers reads them.
     """
 
     tokenizer: ClassVar[Tokenizer] = Kmer(3)
@@ -68,16 +84,35 @@ class Frames:
     def row_length(self, bases: int) -> int:
         return _rounded(bases // 3 + bases // 24)
 
+    def segments_batch(self, pieces: Sequence[bytes]) -> list[list[list[np.ndarray]]]:
+        stretches = frames.open_stretches_batch(pieces)
+        tokens, lengths, _ = frames.codon_tokens_batch(pieces, stretches)
+        ends = lengths.cumsum()
+        spans = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
+        segments = [tokens[begin:end] for begin, end in spans]
+        bounds = stretches.bounds.tolist()
+        return [
+            [_longest(segments[first:last], self.row_length(len(piece)))]
+            for piece, first, last in zip(pieces, bounds[:-1], bounds[1:], strict=True)
+        ]
+
     def segments(self, bases: bytes) -> list[list[np.ndarray]]:
-        stretches = frames.open_stretches(bases)
-        tokens, lengths, _ = frames.codon_tokens(bases, stretches)
-        pieces = np.split(tokens, np.cumsum(lengths)[:-1]) if len(lengths) else []
-        room, kept = self.row_length(len(bases)), set()
-        for index in np.argsort(-lengths, kind="stable"):
-            if lengths[index] <= room:
-                room -= int(lengths[index])
-                kept.add(int(index))
-        return [[piece for index, piece in enumerate(pieces) if index in kept]]
+        return self.segments_batch([bases])[0]
+
+
+def _longest(segments: list[np.ndarray], room: int) -> list[np.ndarray]:
+    """The segments that fit into `room` tokens, taken from the longest down, in their order."""
+    if sum(map(len, segments)) <= room:
+        return segments
+    kept = set()
+    # Of equal lengths the codons decide, not the place, so that both strands keep the same ones.
+    for index in sorted(
+        range(len(segments)), key=lambda i: (-len(segments[i]), segments[i].tobytes())
+    ):
+        if len(segments[index]) <= room:
+            room -= len(segments[index])
+            kept.add(index)
+    return [segment for index, segment in enumerate(segments) if index in kept]
 
 
 def make_view(name: str, tokenizer: Tokenizer) -> View:
@@ -87,8 +122,8 @@ def make_view(name: str, tokenizer: Tokenizer) -> View:
     if name == Frames.name:
         if tokenizer != Frames.tokenizer:
             raise UserError(
-                "the view `frames` reads codons, so it needs a model pre-trained with tokenizer.name kmer "
-                f"and tokenizer.k 3, not {tokenizer.spec()}"
+                "the view `frames` reads codons, so it needs a model pre-trained with "
+                f"tokenizer.name kmer and tokenizer.k 3, not {tokenizer.spec()}"
             )
         return Frames()
     raise UserError(f"view {name!r} is not one of {Bases.name}, {Frames.name}")

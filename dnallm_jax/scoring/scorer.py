@@ -86,11 +86,11 @@ class Scorer:
         rows: dict[int, list[tuple[int, dict[str, np.ndarray]]]] = defaultdict(list)
         cuts = [windows(len(sequence), self._window) for sequence in sequences]
         flat = [(s, start, stop) for s, own in enumerate(cuts) for start, stop in own]
-        for number, (s, start, stop) in enumerate(flat):
-            piece = sequences[s][start:stop]
-            size = next(size for size in self._sizes if size >= len(piece))
+        pieces = [sequences[s][start:stop] for s, start, stop in flat]
+        for number, read in enumerate(self.view.segments_batch(pieces)):
+            size = next(size for size in self._sizes if size >= len(pieces[number]))
             length = self.view.row_length(size)
-            for strand in self.view.segments(piece):
+            for strand in read:
                 rows[length].append((number, layout(strand, length, self.view.tokenizer)))
         logits: list[list[float]] = [[] for _ in flat]
         for length, members in rows.items():
