@@ -30,12 +30,12 @@ def get_config() -> ConfigDict:
     c.pretrain.optimizer.learning_rate = 3e-3
     c.pretrain.eval_rows = 512
     c.finetune.view = "frames"
-    c.finetune.steps = 600
+    c.finetune.steps = 500
     c.finetune.batch_tokens = 12_288
     c.finetune.lengths = (300, 500, 1000)
     c.finetune.optimizer.learning_rate = 1e-3
-    c.finetune.eval_every = 150
+    c.finetune.eval_every = 250
     c.finetune.eval_contigs = 1500
-    c.finetune.save_every = 150
+    c.finetune.save_every = 250
     c.score.window = 1000
     return c
