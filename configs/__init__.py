@@ -1,1 +1,1 @@
-"""Recipes: each file is a short program whose header holds its launch commands and expected result."""
+"""Recipes: short programs whose headers hold their launch commands and expected result."""

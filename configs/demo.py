@@ -1,4 +1,4 @@
-"""Simulated genomes whose best possible figures are known exactly; `python main.py demo` runs it all.
+"""Simulated genomes whose best possible figures are known; `python main.py demo` runs it all.
 
 Expected: validation bits per base within 0.03 of the source's entropy rate, and never below it.
 """

@@ -1,6 +1,6 @@
 """Real genomes on two CPU cores in about an hour and a half: 3-mers, read in frame for detection.
 
-  python main.py prepare  --config=configs/genomes.py --workdir=runs/genomes --config.root=GENOMES
+python main.py prepare  --config=configs/genomes.py --workdir=runs/genomes --config.root=GENOMES
 """
 
 from ml_collections import ConfigDict

@@ -1,1 +1,1 @@
-"""Sequences in, batches out: reading, tokenizing, packing, splitting and loading DNA. Knows no model."""
+"""Sequences in, batches out: reads, tokenizes, packs, splits and loads DNA. Knows no model."""

@@ -4,6 +4,6 @@
 class UserError(Exception):
     """A mistake in the input, the config or the command line, told in one clear sentence.
 
-    The message names what is wrong (file, record, line, key) and what to do about it. `main.py` prints
-    it on standard error and exits with code 2; a programmer's mistake raises any other exception.
+    The message names what is wrong (file, record, line, key) and what to do about it. `main.py`
+    prints it on standard error and exits with code 2; a programmer's mistake raises another one.
     """

@@ -1,4 +1,4 @@
-"""Every test sees eight fake CPU devices, parsed absl flags, and (where it is at hand) the real data."""
+"""Every test sees eight fake CPU devices, parsed absl flags, and the real data where it is."""
 
 import os
 

@@ -27,7 +27,7 @@ SIDE_DOORS = {
     ("config", "dnallm_jax.model"): "a config ends as GPTSpec, the model's description of itself",
     ("parallel", "dnallm_jax.model"): "the mesh must divide the shapes that GPTSpec describes",
     ("training", "dnallm_jax.planning.flops"): "one formula of MFU, wherever MFU is printed",
-    ("scoring", "dnallm_jax.training.checkpoints"): "a bundle is kept and checked as a checkpoint is",
+    ("scoring", "dnallm_jax.training.checkpoints"): "a bundle is kept as checkpoints are",
     ("scoring", "dnallm_jax.evaluation"): "a score is a calibrated probability with a threshold",
 }
 # Files above 400 lines that are one question all the same: path -> why it is not two files.

@@ -1,7 +1,7 @@
 """One short file per command: wires rooms together, holds no logic of its own.
 
-Each has a docstring (its --help), `define_flags()` and `run(arguments)`, and imports what is heavy inside
-`run`, so that --help answers at once.
+Each has a docstring (its --help), `define_flags()` and `run(arguments)`, and imports what is
+heavy inside `run`, so that --help answers at once.
 """
 
 COMMANDS = {

@@ -1,8 +1,9 @@
 """python main.py demo [--workdir=runs/demo] [--devices=8]
 
-Simulates genomes of a host and a virus, then runs prepare, pretrain, finetune, evaluate and score on them,
-through the very commands that you would type, and says how far the result is from the best possible, which
-is known exactly for simulated genomes. --devices=8 does all that on eight fake CPU devices.
+Simulates genomes of a host and a virus, then runs prepare, pretrain, finetune, evaluate and score
+on them, through the very commands that you would type, and says how far the result is from the
+best possible, which is known exactly for simulated genomes. --devices=8 does all that on eight
+fake CPU devices.
 """
 
 from absl import flags

@@ -1,8 +1,9 @@
-"""python main.py evaluate --config=configs/NAME.py --workdir=DIR [--bundle=DIR] [--split=validation]
+"""python main.py evaluate --config=configs/NAME.py --workdir=DIR [--bundle=DIR] [--split=test]
 
-Scores the labelled contigs of a split (DIR/data/contigs) with a bundle (DIR/bundle unless named) and
-writes DIR/evaluation/SPLIT: metrics.json, predictions.tsv and report.html (one file, with pictures), beside
-simple baselines fitted on windows drawn as the model's training windows were.
+Scores the labelled contigs of a split (DIR/data/contigs; validation unless named) with a bundle
+(DIR/bundle unless named) and writes DIR/evaluation/SPLIT: metrics.json, predictions.tsv and
+report.html (one file, with pictures), beside simple baselines fitted on windows drawn as the model's
+training windows were.
 """
 
 from absl import flags
@@ -15,7 +16,9 @@ def define_flags() -> None:
     common.define_device_flags()
     flags.DEFINE_string("bundle", "", "the bundle to evaluate; DIR/bundle when not given")
     flags.DEFINE_enum("split", "validation", ["validation", "test"], "which contigs")
-    flags.DEFINE_integer("baseline_windows", 2000, "training windows per length for baselines; 0: none")
+    flags.DEFINE_integer(
+        "baseline_windows", 2000, "training windows per length for baselines; 0: none"
+    )
 
 
 def run(arguments: list[str]) -> None:

@@ -1,10 +1,10 @@
 """python main.py finetune --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...]
 
-Restores the backbone of the pre-training checkpoint in DIR/pretrain (or config.finetune.backbone: another
-pretrain folder, or "random"), puts a binary head on it and trains it on the labelled records that `prepare`
-wrote to DIR/data/contigs. The step with the best validation average precision is calibrated on the
-validation contigs and written to DIR/bundle, without a language-model head. Started again, it goes on from
-the last whole checkpoint.
+Restores the backbone of the pre-training checkpoint in DIR/pretrain (or config.finetune.backbone:
+another pretrain folder, or "random"), puts a binary head on it and trains it on the labelled
+records that `prepare` wrote to DIR/data/contigs. The step with the best validation average
+precision is calibrated on the validation contigs and written to DIR/bundle, without a
+language-model head. Started again, it goes on from the last whole checkpoint.
 """
 
 from dnallm_jax.commands import common

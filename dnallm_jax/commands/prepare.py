@@ -1,8 +1,8 @@
 """python main.py prepare --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...]
 
-Reads the genomes named by config.corpus into a TFDS data set of packed rows (DIR/data/corpus) and the
-labelled records named by config.contigs into a second one (DIR/data/contigs). Paths are relative to
-config.root. What is there already and of the same identity is kept.
+Reads the genomes named by config.corpus into a TFDS data set of packed rows (DIR/data/corpus) and
+the labelled records named by config.contigs into a second one (DIR/data/contigs). Paths are
+relative to config.root. What is there already and of the same identity is kept.
 """
 
 import os

@@ -1,8 +1,10 @@
-"""python main.py pretrain --config=configs/NAME.py --workdir=DIR [--platform=tpu] [--config.KEY=VALUE ...]
+"""python main.py pretrain --config=configs/NAME.py --workdir=DIR [--platform=tpu]
+[--config.KEY=VALUE ...]
 
 Pre-trains a GPT on the rows that `prepare` wrote to DIR/data/corpus; checkpoints and metrics go to
-DIR/pretrain. Started again, it goes on from the last whole checkpoint. Ends with the bits per base on the
-validation genomes beside Markov models of order 0 to 9 fitted on the very rows it has seen.
+DIR/pretrain. Started again, it goes on from the last whole checkpoint. Ends with the bits per
+base on the validation genomes beside Markov models of order 0 to 9 fitted on the very rows it has
+seen.
 """
 
 from dnallm_jax.commands import common
