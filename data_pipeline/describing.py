@@ -5,7 +5,7 @@ from typing import Any
 
 
 def lines(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Counts, composition, groups, what was left out, and the Markov floor of a corpus or contigs."""
+    """Counts, composition, groups, what was left out, Markov floor; of a corpus or contigs."""
     yield f"{manifest['kind']}  {manifest['fingerprint'][:16]}"
     for split, found in manifest["splits"].items():
         parts = [f"{found['records']:,} records", f"{found['bases']:,} bases"]

@@ -22,7 +22,8 @@ def usage() -> str:
         [
             "DNA language models in JAX/Flax, and the virus detector made from them.",
             "",
-            "usage: python main.py COMMAND --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...]",
+            "usage: python main.py COMMAND --config=configs/NAME.py --workdir=DIR "
+            "[--config.KEY=VALUE ...]",
             "",
             *lines,
             "",

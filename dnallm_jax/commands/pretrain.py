@@ -1,5 +1,5 @@
 """python main.py pretrain --config=configs/NAME.py --workdir=DIR [--platform=tpu]
-[--config.KEY=VALUE ...]
+                               [--devices=8] [--config.KEY=VALUE ...]
 
 Pre-trains a GPT on the rows that `prepare` wrote to DIR/data/corpus; checkpoints and metrics go to
 DIR/pretrain. Started again, it goes on from the last whole checkpoint. Ends with the bits per
