@@ -2,7 +2,10 @@
 
 import importlib
 import logging as python_logging
+import re
 import sys
+import traceback
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -11,7 +14,7 @@ from dnallm_jax.commands import COMMANDS, usage
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Runs one command; a user's mistake ends with one sentence on standard error and exit code 2."""
+    """Runs one command; a user's mistake ends with one line on standard error and exit code 2."""
     argv = list(sys.argv if argv is None else argv)
     if len(argv) < 2 or argv[1] in ("--help", "-h", "help"):
         print(usage())
@@ -21,16 +24,20 @@ def run(argv: list[str] | None = None) -> None:
         _fail(f"unknown command {name!r}; the commands are: {', '.join(COMMANDS)}")
     command = importlib.import_module(f"dnallm_jax.commands.{name}")
     if {"--help", "-h"} & set(argv[1:]):
-        print(command.__doc__.strip())
+        print((command.__doc__ or "").strip())
         sys.exit(0)
     try:
         command.define_flags()
         rest = flags.FLAGS(argv)[1:]
-    except (flags.Error, UserError) as error:
-        _fail(f"{name}: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections reports a misspelt or mistyped config key by these.
-        _fail(f"{name}: --config: {' '.join(str(error).split())}")
+    except flags.Error as error:
+        first, *more = str(error).strip().splitlines()
+        _fail(f"{name}: {' '.join([first, *more[-1:]])}")  # between them lie stack frames
+    except OSError as error:
+        _fail(f"{name}: --config: {str(error).splitlines()[-1].strip()}")
+    except (AttributeError, KeyError) as error:
+        if not _raised_by("ml_collections", error):
+            raise
+        _fail(f"{name}: --config: {_unknown_key(error)}")
     # The libraries say much; what a user must know reaches them through this project's own logger.
     logging.set_verbosity(logging.ERROR)
     python_logging.getLogger("dnallm_jax").setLevel("INFO")
@@ -40,8 +47,25 @@ def run(argv: list[str] | None = None) -> None:
         _fail(f"{name}: {error}")
 
 
-def _fail(sentence: str) -> None:
-    print(f"dnallm_jax {sentence}", file=sys.stderr)
+def _raised_by(package: str, error: BaseException) -> bool:
+    """Whether the code that raised belongs to a package, and not to the config file itself."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].split(".")[0] == package
+
+
+def _unknown_key(error: BaseException) -> str:
+    """What ml_collections says of a key that is not in the config, in one line."""
+    while isinstance(error.args[0], KeyError):
+        error = error.args[0]
+    text = str(error.args[0])
+    key = re.match("""(?:Key )?["']([^"']+)""", text)
+    hint = re.search("Did you mean .*", text)
+    told = f"there is no key {key[1]!r}" if key else text
+    return f"{told}. {hint[0]}" if hint else told
+
+
+def _fail(sentence: str) -> NoReturn:
+    print("dnallm_jax", " ".join(sentence.split()), file=sys.stderr)
     sys.exit(2)
 
 

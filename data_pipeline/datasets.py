@@ -63,8 +63,8 @@ def library_versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def sole_writer(data_dir: str) -> Iterator[None]:
-    """Holds the folder against a second build; the system frees it when the process ends or dies.
+def sole_writer(data_dir: str, what: str = "prepare") -> Iterator[None]:
+    """Holds the folder against a second writer; the system frees it when the process ends or dies.
 
     Raises UserError when another process is writing there.
     """
@@ -75,12 +75,12 @@ def sole_writer(data_dir: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise UserError(
-                f"{data_dir}: another prepare is writing here (process {file.read().strip()}); "
+                f"{data_dir}: another {what} is writing here (process {file.read().strip()}); "
                 "wait until it is done, or choose another folder"
             ) from None
         except OSError as error:
             raise UserError(
-                f"{data_dir}: this file system cannot lock files ({error.strerror}); prepare on a "
+                f"{data_dir}: this file system cannot lock files ({error.strerror}); {what} on a "
                 "local disk and copy the folder"
             ) from None
         file.seek(0)

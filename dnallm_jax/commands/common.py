@@ -1,5 +1,6 @@
 """The flags that several commands share, and where a recipe keeps its things in its workdir."""
 
+import os
 import pathlib
 
 from absl import flags
@@ -25,16 +26,19 @@ def define_device_flags() -> None:
 
 
 def config() -> Config:
-    """The checked config; UserError when --config is missing."""
+    """The checked config; UserError when --config is missing, or names no file."""
     if flags.FLAGS.config is None:
-        raise UserError("--config is missing; name a recipe, for example --config=configs/smoke.py")
+        raise UserError("--config is missing; name a recipe, for example --config=configs/small.py")
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not os.path.isfile(name.split(":")[0]):
+        raise UserError(f"--config={name}: no such file; the recipes are in configs/")
     return resolve(flags.FLAGS.config)
 
 
 def workdir() -> pathlib.Path:
     """The workdir as an absolute path; UserError when --workdir is missing."""
     if not flags.FLAGS.workdir:
-        raise UserError("--workdir is missing; name a folder, for example --workdir=runs/smoke")
+        raise UserError("--workdir is missing; name a folder, for example --workdir=runs/small")
     return pathlib.Path(flags.FLAGS.workdir).absolute()
 
 

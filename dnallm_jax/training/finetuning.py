@@ -61,7 +61,7 @@ def window_batches(
 def baseline_windows(
     settings: Finetune, contigs: Contigs, view: View, count: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """`count` training windows of each length, drawn as the model's are: (uint8 ASCII arrays, labels)."""
+    """`count` training windows of each length, drawn as the model's are: (ASCII uint8, labels)."""
     batches = window_batches(settings, contigs, view, parts=1, process=0, processes=1)
     return fixed_windows(batches, settings.lengths, count)
 
@@ -82,15 +82,17 @@ def finetune(
     """Trains the classifier to the last step, from the newest checkpoint if there is one.
 
     Args:
-      backbone: the pre-training checkpoint (`.../<step>`) whose backbone is taken; None starts at random.
-      validate: parameters -> metrics on the validation contigs, `validation_average_precision` among
-        them, by which the best step is chosen.
+      backbone: the pre-training checkpoint (`.../<step>`) whose backbone is taken; None starts at
+        random.
+      validate: parameters -> metrics on the validation contigs, `validation_average_precision`
+        among them, by which the best step is chosen.
 
     Returns:
       The parameters of the best step, and the provenance of the run for the bundle's manifest.
 
     Raises:
-      UserError: a checkpoint that does not fit, a folder of another config, a loss that is not finite.
+      UserError: a checkpoint that does not fit, a folder of another config, no whole checkpoint
+        among those that are there, a loss that is not finite.
     """
     settings = config.finetune
     meshes.check_divides(mesh, spec)
@@ -118,7 +120,11 @@ def finetune(
             objectives.virus, spec=spec, run=run, pooling=settings.pooling, causal=settings.causal
         )
         checkpoints = Checkpoints(
-            folder / CHECKPOINTS, keep=settings.keep, metric=SELECTED_BY, maximise=True
+            folder / CHECKPOINTS,
+            keep=settings.keep,
+            metric=SELECTED_BY,
+            maximise=True,
+            identity=identity,
         )
         start, account, restored = 0, None, checkpoints.restore(state)
         if restored is not None:
@@ -128,7 +134,6 @@ def finetune(
             state["params"], account = restore_part(
                 backbone, state["params"], take="backbone", drop=("lm_head",)
             )
-        checkpoints.discard_damaged()
         telemetry = Telemetry(folder, start_step=start, main=hosts.is_main())
         windows = window_batches(
             settings,
@@ -147,13 +152,11 @@ def finetune(
         def save(number: int, state: step.TrainState, metrics: dict[str, float]) -> None:
             manifest = {
                 "kind": "finetune",
-                "step": number,
                 "model": vars(spec),
                 "config": to_dict(config),
                 "data": contigs.fingerprint,
                 "backbone": origin,
                 "versions": versions(),
-                "metrics": metrics,
             }
             checkpoints.save(number, state, manifest, metrics)
 
@@ -211,13 +214,19 @@ def _origin(backbone: pathlib.Path | None) -> dict[str, Any]:
     if backbone is None:
         return {"kind": "random"}
     manifest = read_manifest(backbone)
-    kept = ("kind", "step", "tokens_seen", "bases_seen", "tokenizer", "data", "config_digest", "metrics")
+    seen = ("tokens_seen", "bases_seen")
+    kept = ("kind", "step", *seen, "tokenizer", "data", "config_digest", "metrics")
     return {key: manifest[key] for key in kept}
 
 
 def check_backbone(backbone: pathlib.Path, spec: GPTSpec, tokenizer: dict[str, Any]) -> None:
-    """UserError where a pre-training checkpoint has another tokenizer or other dimensions."""
+    """UserError for what is no pre-training checkpoint, or has another tokenizer or dimensions."""
     manifest = read_manifest(backbone)
+    if manifest["kind"] != "pretrain":
+        raise UserError(
+            f"{backbone} is a checkpoint of {manifest['kind']}; --config.finetune.backbone names a "
+            "folder that pretrain wrote"
+        )
     for name, theirs, ours in (
         ("tokenizer", manifest["tokenizer"], tokenizer),
         ("model", manifest["model"], vars(spec)),
@@ -242,8 +251,8 @@ def _header(
     settings, split = config.finetune, contigs.splits["train"]
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     shapes = ", ".join(
-        f"{n} b: {batch_rows(view.row_length(n), settings.batch_tokens, parts)} x {view.row_length(n)}"
-        for n in settings.lengths
+        f"{n} b: {batch_rows(length, settings.batch_tokens, parts)} x {length}"
+        for n, length in ((n, view.row_length(n)) for n in settings.lengths)
     )
     if start:
         source = f"step {start} (restored)"

@@ -1,4 +1,4 @@
-"""What does training do, step by step? One loop for pre-training and fine-tuning; it fits on a screen."""
+"""What does training do, step by step? One loop for pre-training and fine-tuning, on one screen."""
 
 import dataclasses
 import math
@@ -50,12 +50,22 @@ def train(
 ) -> TrainState:
     """Runs steps `start + 1 .. plan.steps` and returns the last state.
 
-    Sums of a step are fetched only after the next step was dispatched, so the device never waits for the
-    host. `summarise` turns summed sums into metrics, `headline` those into the words of the progress line;
-    `name_records(step)` names the records of a batch when its loss is not finite.
+    Sums of a step are fetched only after the next step was dispatched, so the device never waits
+    for the host.
+
+    Args:
+      start: the step that `state` is at; `batches` goes on with the batch of the next one.
+      summarise: the sums of some steps, added up -> their metrics.
+      headline: metrics -> the words of the progress line.
+      evaluate: the state's metrics on other data; none if there is no such data.
+      save: called with the step, its state and what `evaluate` said of this very state (nothing if
+        it was not asked).
+      name_records: names the records of a step's batch, when its loss is not finite.
+
+    Raises:
+      UserError: a loss or gradient that is not finite; nothing is saved after it.
     """
     waiting: list[Sums] = []
-    evaluation: dict[str, float] = {}
     tick = time.perf_counter()
 
     def report(step: int) -> None:
@@ -66,8 +76,9 @@ def train(
             if not math.isfinite(sums["loss"]) or not math.isfinite(sums["gradient_norm"]):
                 raise UserError(
                     f"the loss of step {step - past} is not a number (gradient norm "
-                    f"{sums['gradient_norm']:.3g}); its batch holds {name_records(step - past)}. Lower "
-                    "the learning rate, or look at these records; the last checkpoint is untouched"
+                    f"{sums['gradient_norm']:.3g}); its batch holds {name_records(step - past)}. "
+                    "Lower the learning rate, or look at these records; the last checkpoint is "
+                    "untouched"
                 )
         total = {key: sum(float(s[key]) for s in fetched) for key in fetched[0]}
         metrics = {**summarise(total), "gradient_norm": total["gradient_norm"] / len(fetched)}
@@ -96,8 +107,8 @@ def train(
             due_save = step % plan.save_every == 0 or last
             if due_evaluation or due_save:
                 report(step)
-            if due_evaluation:
-                evaluation = evaluate(state)
+            evaluation = evaluate(state) if due_evaluation else {}
+            if evaluation:
                 telemetry.metrics(step, evaluation)
                 telemetry.say(f"step {step:>6}/{plan.steps}  validation: {_words(evaluation)}")
             if due_save:

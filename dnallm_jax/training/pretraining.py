@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from data_pipeline import kmers, loader, markov
 from data_pipeline.corpus import Corpus
@@ -46,11 +45,12 @@ def pretrain(
     Writes checkpoints/, metrics.jsonl, speed.jsonl and tensorboard/ into `folder`.
 
     Returns:
-      The last metrics: `bits_per_base` of the training interval, `validation_bits_per_base`.
+      The metrics of the last step: `validation_bits_per_base`, or none without a validation split.
 
     Raises:
-      UserError: dimensions or batch that do not divide over the mesh, a corpus of another tokenizer, a
-        folder of another config, a loss that is not finite.
+      UserError: dimensions or batch that do not divide over the mesh, a corpus of another
+        tokenizer, a folder of another config, no whole checkpoint among those that are there, a
+        loss that is not finite.
     """
     settings = config.pretrain
     tokenizer = corpus.tokenizer
@@ -76,13 +76,15 @@ def pretrain(
             objectives.next_token, spec=spec, run=run, token_bases=tokenizer.token_bases
         )
         checkpoints = Checkpoints(
-            folder / CHECKPOINTS, keep=settings.keep, metric="validation_bits_per_base"
+            folder / CHECKPOINTS,
+            keep=settings.keep,
+            metric="validation_bits_per_base",
+            identity=identity,
         )
-        start, restored = 0, checkpoints.restore(state)
-        if restored is not None:
+        start, last = 0, {}
+        if (restored := checkpoints.restore(state)) is not None:
             state, manifest = restored
-            start = manifest["step"]
-        checkpoints.discard_damaged()
+            start, last = manifest["step"], manifest["metrics"]
         telemetry = Telemetry(folder, start_step=start, main=hosts.is_main())
         rows = loader.CorpusBatches(
             corpus.source("train"),
@@ -133,13 +135,11 @@ def pretrain(
             total = {k: sum(float(s[k]) for s in jax.device_get(sums)) for k in ("loss", "weight")}
             return {"validation_bits_per_base": bits_per_base(total)}
 
-        last: dict[str, float] = {}
-
         def save(number: int, state: step.TrainState, metrics: dict[str, float]) -> None:
-            last.update(metrics)
+            nonlocal last
+            last = metrics
             manifest = {
                 "kind": "pretrain",
-                "step": number,
                 "tokens_seen": number * tokens,
                 "bases_seen": round(number * tokens * bases),
                 "model": vars(spec),
@@ -148,9 +148,8 @@ def pretrain(
                 "config": to_dict(config),
                 "config_digest": digest(config),
                 "versions": versions(),
-                "metrics": metrics,
             }
-            checkpoints.save(number, state, manifest, metrics or {"validation_bits_per_base": 0.0})
+            checkpoints.save(number, state, manifest, metrics)
 
         def name_records(number: int) -> str:
             ids = rows.record_ids(number - 1)
@@ -186,8 +185,8 @@ def _check_tokenizer(config: Config, corpus: Corpus) -> None:
     asked = tokenizer_spec(config.tokenizer)
     if corpus.tokenizer.spec() != asked:
         raise UserError(
-            f"{corpus.data_dir} was tokenised by {corpus.tokenizer.spec()}, the config asks for {asked}; "
-            "run prepare with this config, or set --config.tokenizer.*"
+            f"{corpus.data_dir} was tokenised by {corpus.tokenizer.spec()}, the config asks for "
+            f"{asked}; run prepare with this config, or set --config.tokenizer.*"
         )
 
 

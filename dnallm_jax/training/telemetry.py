@@ -1,10 +1,11 @@
-"""How does a person see what a run is doing? A header, one line every few steps, and files to plot."""
+"""How does a person see what a run is doing? A header, a line every few steps, files to plot."""
 
 import json
 import math
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
 
 from tensorboardX import SummaryWriter
 
@@ -12,9 +13,14 @@ from tensorboardX import SummaryWriter
 class Telemetry:
     """Writes metrics.jsonl, speed.jsonl and TensorBoard files (process 0 only) and prints lines.
 
-    metrics.jsonl holds only what the data, the config and the seed determine, so that a resumed run's file
-    equals that of a run never stopped; times lie in speed.jsonl. A restarted run first drops the lines of
-    steps that it will do again.
+    metrics.jsonl holds only what the data, the config and the seed determine, so that a resumed
+    run's file equals that of a run never stopped; times lie in speed.jsonl. A restarted run first
+    drops the lines of steps that it will do again.
+
+    Args:
+      folder: made when missing.
+      start_step: the step that the run goes on from; what earlier runs said of later ones goes.
+      main: whether this process writes and prints; the others do neither.
     """
 
     def __init__(self, folder: pathlib.Path, *, start_step: int, main: bool) -> None:
@@ -22,7 +28,7 @@ class Telemetry:
         if not main:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._files = {}
+        self._files: dict[str, TextIO] = {}
         for name in ("metrics", "speed"):
             path = folder / f"{name}.jsonl"
             kept = [line for line in read_metrics(path) if line["step"] <= start_step]
@@ -62,7 +68,7 @@ class Telemetry:
             self._board.close()
 
 
-def read_metrics(path: pathlib.Path) -> list[dict]:
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last line that was cut off is left out."""
     if not path.exists():
         return []

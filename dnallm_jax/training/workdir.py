@@ -1,4 +1,4 @@
-"""Whose folder is this? A run claims its folder; another config's run, or a second one, is refused."""
+"""Whose folder is this? A run claims it; another config's run, or a second one, is refused."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from data_pipeline.datasets import sole_writer
 from data_pipeline.errors import UserError
 from dnallm_jax import __version__
 from dnallm_jax.config import differences
-from dnallm_jax.training.checkpoints import write_json
+from dnallm_jax.training.checkpoints import in_short, write_json
 
 _RUN = "run.json"
 
@@ -43,22 +43,27 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> Iterator[None]:
       identity: JSON values that decide the run's result: config sections, data fingerprint.
 
     Raises:
-      UserError: the folder belongs to a run with another identity (the keys that differ are named), or
-        another process is running in it now.
+      UserError: the folder belongs to a run with another identity (the keys that differ are named),
+        another process is running in it now, or its run.json is not readable.
     """
     plain = json.loads(json.dumps(identity))
     path = folder / _RUN
     if path.exists():
-        changed = differences(json.loads(path.read_text()), plain)
+        try:
+            changed = differences(json.loads(path.read_text()), plain)
+        except ValueError as error:
+            raise UserError(
+                f"{path} is not readable JSON ({error}); restore it from a copy"
+            ) from None
         if changed:
             raise UserError(
-                f"{folder} belongs to a run of another config ({'; '.join(changed[:5])}"
-                f"{'; ...' if len(changed) > 5 else ''}); choose another --workdir, or delete the folder"
+                f"{folder} belongs to a run of another config ({in_short(changed)}); choose "
+                "another --workdir, or delete the folder"
             )
     if jax.process_index() != 0:
         yield
         return
-    with sole_writer(str(folder)):
+    with sole_writer(str(folder), "run"):
         if not path.exists():
             write_json(path, plain)
         yield
