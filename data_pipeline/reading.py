@@ -30,7 +30,7 @@ from data_pipeline.parsing import (
     texts_of,
 )
 
-__all__ = ["Block", "Record", "expand", "fields", "read_blocks", "read_records"]
+__all__ = ["Block", "Record", "SeenIds", "expand", "fields", "read_blocks", "read_records"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def read_records(paths: Sequence[str], *, strict: bool = True) -> Iterator[Recor
     strict: a repeated id, a record without bases and an input without records are UserErrors;
     otherwise they are yielded as they are (and an input without records yields none). Malformed
     files are UserErrors either way. Memory: about the longest record; strict adds 12 to 24 bytes
-    for each record read (see `_Ids`).
+    for each record read (see `SeenIds`).
     """
     for block in read_blocks(paths, strict=strict):
         if block.last and block.start == 0:
@@ -78,7 +78,7 @@ def read_blocks(paths: Sequence[str], *, strict: bool = True) -> Iterator[Block]
     For readers that work on whole chromosomes in constant memory.
     """
     inputs = expand(paths)
-    ids = _Ids()
+    ids = SeenIds()
     for path in inputs:
         count = 0
         for block in _parse(read_bytes(path), path):
@@ -105,7 +105,7 @@ def fields(description: str) -> dict[str, str]:
 # --- repeated ids ---------------------------------------------------------------------------------
 
 
-class _Ids:
+class SeenIds:
     """The ids seen, as 64-bit hashes in an open-addressed table: 12 to 24 bytes each.
 
     A set of the ids would take about 150. Two different ids of a billion share a hash with a chance

@@ -31,7 +31,9 @@ def run(arguments: list[str]) -> None:
     from data_pipeline.simulate import write_demo
 
     workdir = pathlib.Path(flags.FLAGS.workdir).absolute()
-    if workdir.exists() and any(workdir.iterdir()) and not (workdir / "simulated").is_dir():
+    if workdir.is_file() or (
+        workdir.is_dir() and any(workdir.iterdir()) and not (workdir / "simulated").is_dir()
+    ):
         raise UserError(f"{workdir} is not a demo's folder; choose another --workdir")
     shutil.rmtree(workdir, ignore_errors=True)
     truth = write_demo(workdir / "simulated")

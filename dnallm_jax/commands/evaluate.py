@@ -2,8 +2,8 @@
 
 Scores the labelled contigs of a split (DIR/data/contigs; validation unless named) with a bundle
 (DIR/bundle unless named) and writes DIR/evaluation/SPLIT: metrics.json, predictions.tsv and
-report.html (one file, with pictures), beside simple baselines fitted on windows drawn as the model's
-training windows were.
+report.html (one file, with pictures), beside simple baselines fitted on windows drawn as the
+model's training windows were.
 """
 
 from absl import flags

@@ -1,4 +1,4 @@
-"""What does an evaluation leave behind? metrics.json, predictions.tsv and report.html, with baselines."""
+"""What does an evaluation leave behind? metrics.json, predictions.tsv and report.html."""
 
 import json
 import pathlib
@@ -19,6 +19,7 @@ COLUMNS = (
     "score",
     "logit",
     "group",
+    "cluster",
     "family",
     "novelty",
     "organism",
@@ -41,8 +42,8 @@ def evaluate(
     """Measures the predictions, fits the baselines, writes the three files; returns metrics.json.
 
     Args:
-      predictions: `scoring.bundle.predict` with a `score` column; contigs without a logit are left out
-        and counted under `unscored`.
+      predictions: `scoring.bundle.predict` with a `score` column; contigs without a logit are left
+        out and counted under `unscored`. Intervals come from redrawing whole clusters.
       training_windows: what the baselines are fitted on; None leaves them out.
       pretraining: result.json of the pre-training run, where there is one.
     """
@@ -50,12 +51,12 @@ def evaluate(
     scored = np.isfinite(predictions["logit"])
     table = {name: column[scored] for name, column in predictions.items()}
     evaluation = evaluate_predictions(table, threshold=threshold)
-    baselines = {}
+    baselines: dict[str, dict[str, Any]] = {}
     if training_windows is not None:
         source = contigs.source(split)
         bases = [source[int(number)]["bases"] for number in np.flatnonzero(scored)]
         baselines = _baselines(bases, table, training_windows)
-    result = {
+    result: dict[str, Any] = {
         "split": split,
         "unscored": int((~scored).sum()),
         "model": evaluation,
@@ -108,7 +109,11 @@ def _baselines(
         results[baseline.name] = {
             "evaluation": evaluate_predictions(predicted, threshold=None, bootstrap=200),
             "difference": paired_difference(
-                table["label"], table["score"], predicted["score"], "auroc"
+                table["label"],
+                table["score"],
+                predicted["score"],
+                "auroc",
+                clusters=table["cluster"],
             ),
         }
     return results

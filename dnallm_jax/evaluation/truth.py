@@ -23,7 +23,8 @@ def compare(
     optimal = truth["bayes_auroc"]["test"]["all"]
     return [
         f"bits per base on validation genomes: {bits:.4f}; entropy rate of their source "
-        f"{best['bits_per_base']:.4f} (standard error {best['standard_error']:.4f}), uniform {uniform:.4f}",
+        f"{best['bits_per_base']:.4f} (standard error {best['standard_error']:.4f}), "
+        f"uniform {uniform:.4f}",
         f"  above the entropy rate by {bits - best['bits_per_base']:+.4f}, below uniform by "
         f"{uniform - bits:.4f}",
         f"AUROC on test contigs: {auroc['value']:.4f} ({auroc['low']:.4f} to {auroc['high']:.4f}); "

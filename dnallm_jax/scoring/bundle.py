@@ -1,4 +1,4 @@
-"""What is a detector on disk? A bundle: its arrays, and a manifest that explains and vouches for them."""
+"""What is a detector on disk? A bundle: arrays, and a manifest that explains and vouches."""
 
 import pathlib
 from collections.abc import Mapping
@@ -39,7 +39,12 @@ class Reading:
 def make_scorer(
     params: Params | None, reading: Reading, run: Execution, mesh: Mesh, *, batch_tokens: int
 ) -> Scorer:
-    """A scorer of these parameters."""
+    """A scorer of these parameters; UserError for a reading whose strands would differ."""
+    if reading.view == "frames" and reading.pooling == "last":
+        raise UserError(
+            "pooling `last` looks at one end of the row, so with the view `frames` a sequence and "
+            "its reverse complement would differ; set finetune.pooling to mean"
+        )
     return Scorer(
         params,
         reading.model,
@@ -67,22 +72,24 @@ class Detector:
         return float(self.calibration.apply(np.array([scored.logit]), np.array([length]))[0])
 
 
-def open_bundle(
-    folder: pathlib.Path, run: Execution, mesh: Mesh, *, batch_tokens: int
-) -> Detector:
+def open_bundle(folder: pathlib.Path, run: Execution, mesh: Mesh, *, batch_tokens: int) -> Detector:
     """Loads and verifies a bundle; UserError says what is missing or damaged."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such bundle; run finetune, or name one with --bundle=DIR")
     try:
         manifest = read_manifest(folder)
     except Damaged as error:
-        raise UserError(f"the bundle is not whole: {error}; copy or make it again") from error
+        raise UserError(
+            f"{folder} is not a whole bundle: {error}; name the folder that finetune wrote, or "
+            "copy it again"
+        ) from error
     if manifest.get("kind") != "bundle" or manifest.get("format") != FORMAT:
         raise UserError(
-            f"{folder} is a {manifest.get('kind')} of format {manifest.get('format')}, not a bundle of "
-            f"format {FORMAT}; name the folder that finetune wrote"
+            f"{folder} is a {manifest.get('kind')} of format {manifest.get('format')}, not a "
+            f"bundle of format {FORMAT}; name the folder that finetune wrote"
         )
     reading = Reading(**{**manifest["reading"], "model": GPTSpec(**manifest["reading"]["model"])})
+    meshes.check_divides(mesh, reading.model)
     shardings = meshes.tree_shardings(mesh, logical_axes(Classifier, reading.model))
     target = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -99,13 +106,15 @@ def open_bundle(
 
 
 def predict(scorer: Scorer, contigs: Contigs, split: str, limit: int = 0) -> dict[str, np.ndarray]:
-    """The predictions table of a split (its first `limit` contigs), without calibrated scores.
+    """The predictions table of a split, without calibrated scores.
 
-    Columns: sequence_id, label, length, logit, and the metadata of the contigs.
+    With a `limit`, of so many contigs spread evenly over it: they are often stored class by class.
+    Columns: sequence_id, label, length, logit, and the metadata of the contigs. A contig of unknown
+    cluster is a cluster of its own.
     """
     source = contigs.source(split)
     count = min(limit, len(source)) if limit else len(source)
-    records = [source[number] for number in range(count)]
+    records = [source[number * len(source) // count] for number in range(count)]
     scored = list(scorer.score(record["bases"].tobytes() for record in records))
     table = {
         "sequence_id": np.array([record["id"].decode() for record in records]),
@@ -115,6 +124,7 @@ def predict(scorer: Scorer, contigs: Contigs, split: str, limit: int = 0) -> dic
     }
     for name in ("group", "cluster", "family", "novelty", "organism"):
         table[name] = np.array([record[name].decode() for record in records])
+    table["cluster"] = np.where(table["cluster"] == "-", table["sequence_id"], table["cluster"])
     return table
 
 
@@ -127,10 +137,10 @@ def write_bundle(
     false_positive_rate: float,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Calibrates on the validation predictions, sets the threshold, and saves; returns the evaluation.
+    """Calibrates on the validation predictions, sets the threshold, saves; returns the evaluation.
 
-    The threshold is the score above which `false_positive_rate` of the validation contigs that are not
-    viral lie; 0.5 where there are too few of them to say.
+    The threshold is the score above which `false_positive_rate` of the validation contigs that are
+    not viral lie; 0.5 where there are too few of them to say.
     """
     scored = np.isfinite(validation["logit"])
     table = {name: column[scored] for name, column in validation.items()}
@@ -141,6 +151,10 @@ def write_bundle(
     )
     chosen = 0.5 if threshold is None else threshold
     evaluation = metrics.evaluate_predictions(table, threshold=chosen)
+    shapes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
     save_bundle(
         folder,
         params,
@@ -149,6 +163,8 @@ def write_bundle(
             "format": FORMAT,
             "reading": asdict(reading),
             "labels": ["not virus", "virus"],
+            "parameters": shapes,
+            "language_model_head": "lm_head" in params,
             "calibration": fitted.as_dict(),
             "threshold": chosen,
             "threshold_false_positive_rate": None if threshold is None else false_positive_rate,

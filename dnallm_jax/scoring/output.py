@@ -3,13 +3,15 @@
 import math
 import os
 import pathlib
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from data_pipeline.reading import Record
+from data_pipeline.errors import UserError
+from data_pipeline.reading import Record, SeenIds
 from dnallm_jax.scoring.bundle import Detector
 
 COLUMNS = (
@@ -56,10 +58,11 @@ class Result:
 def results(detector: Detector, records: Iterable[Record]) -> Iterator[Result]:
     """Exactly one Result a record, in order.
 
-    Status: `empty` has no bases, `ambiguous` none of A, C, G, T (both without a score); `duplicate_id` has
-    the id of an earlier record, `short` fewer than 100 bases (both scored); else `ok`.
+    Status: `empty` has no bases, `ambiguous` none of A, C, G, T (both without a score);
+    `duplicate_id` has the id of an earlier record, `short` fewer than 100 bases (both scored); else
+    `ok`.
     """
-    seen: set[str] = set()
+    seen = SeenIds()
     waiting: deque[Record] = deque()  # those handed to the scorer and not yet answered
 
     def sequences() -> Iterator[bytes]:
@@ -72,17 +75,17 @@ def results(detector: Detector, records: Iterable[Record]) -> Iterator[Result]:
         length = len(record.bases)
         known = math.isfinite(scored.logit)
         probability = detector.probability(scored, length) if known else None
+        new = seen.add(record.id)
         if not length:
             status = "empty"
         elif not known:
             status = "ambiguous"
-        elif record.id in seen:
+        elif not new:
             status = "duplicate_id"
         elif length < SHORT:
             status = "short"
         else:
             status = "ok"
-        seen.add(record.id)
         yield Result(
             sequence_id=record.id,
             length=length,
@@ -98,26 +101,50 @@ def results(detector: Detector, records: Iterable[Record]) -> Iterator[Result]:
 def write_tsv(path: str, rows: Iterable[Result]) -> int:
     """Writes header and rows to a file ("-": standard output); returns the number of rows.
 
-    The file gets its name only when the last row is written; a run that fails leaves nothing there.
+    A file gets its name only when the last row is written; a run that fails leaves nothing there.
+    On standard output rows appear as they come; where the reader has gone, the program ends.
+    UserError where it cannot be written.
     """
     if path == "-":
-        return _write_lines(sys.stdout, rows)
+        return _write_standard_output(rows)
     target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            count = _write_lines(file, rows)
-        temporary.rename(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if target.exists() and not target.is_file():  # a pipe or a device is not to be replaced
+            with target.open("w", encoding="utf-8", newline="\n") as file:
+                return _write_lines(file, rows)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                count = _write_lines(file, rows)
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another --output"
+        ) from error
     return count
+
+
+def _write_standard_output(rows: Iterable[Result]) -> int:
+    try:
+        # A file of its own over the same descriptor, so that nothing is left to be written at exit.
+        with open(sys.stdout.fileno(), "w", closefd=False, encoding="utf-8", newline="\n") as file:
+            return _write_lines(file, rows)
+    except BrokenPipeError:
+        # As a program does that the system stops for writing to `head` when it has seen enough.
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        raise UserError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 def _write_lines(file: TextIO, rows: Iterable[Result]) -> int:
     file.write("\t".join(COLUMNS) + "\n")
     count = 0
-    for count, row in enumerate(rows, start=1):
+    for row in rows:
         file.write(row.tsv() + "\n")
+        count += 1
     file.flush()
     return count

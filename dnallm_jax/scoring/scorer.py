@@ -1,8 +1,9 @@
 """How viral does the network find a sequence? Windows, strands, and one log-odds a sequence.
 
-A sequence up to the window length is one window; a longer one is cut into evenly spread windows that
-cover it. Windows are padded to one of a few lengths and run in batches of fixed shape, so a sequence's
-log-odds depend on nothing but the sequence.
+A sequence up to the window length is one window; a longer one is cut into evenly spread windows
+that cover it, and lie in the same places on both strands. Windows are padded to one of a few
+lengths and run in batches of fixed shape, so a sequence's log-odds depend on nothing but the
+sequence.
 """
 
 import copy
@@ -23,7 +24,8 @@ from dnallm_jax.model.classifier import virus_logits
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params
 from dnallm_jax.parallel import mesh as meshes
 
-# Sequences are taken in groups of about so many bases, within which windows of like length share batches.
+# Sequences are taken in groups of about so many bases; in a group, windows of like length share
+# batches.
 _GROUP_BASES = 2_000_000
 _SMALLEST_WINDOW = 150
 _KNOWN = np.isin(np.arange(256), np.frombuffer(b"ACGTUacgtu", np.uint8))
@@ -145,12 +147,20 @@ def window_sizes(window: int) -> list[int]:
 
 
 def windows(length: int, window: int) -> list[tuple[int, int]]:
-    """(start, stop) of the windows of a sequence: all of it, or evenly spread windows that cover it."""
+    """(start, stop) of the windows of a sequence: all of it, or evenly spread ones that cover it.
+
+    They are equally long, at most `window`, and read from the sequence's other end the same.
+    """
     if length <= window:
         return [(0, length)] if length else []
     count = -(-length // window)
-    starts = np.round(np.linspace(0, length - window, count)).astype(int)
-    return [(int(start), int(start) + window) for start in starts]
+    if count % 2 and (length - window) % 2:
+        # An odd number of windows has a middle one, which must leave as much before as behind it.
+        return windows(length, window - 1)
+    starts = np.round(np.linspace(0, length - window, count)).astype(int).tolist()
+    half = -(-count // 2)
+    starts[half:] = [length - window - start for start in reversed(starts[: count - half])]
+    return [(start, start + window) for start in starts]
 
 
 def _take(sequences: Iterator[bytes], bases: int) -> Iterator[bytes]:

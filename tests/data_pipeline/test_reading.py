@@ -273,7 +273,7 @@ def test_names_of_equal_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_table_of_ids_grows_and_forgets_none() -> None:
-    ids = reading._Ids()
+    ids = reading.SeenIds()
     names = [f"read/{number}" for number in range(20_000)]
     assert all(ids.add(name) for name in names)
     assert not any(ids.add(name) for name in names)
