@@ -36,7 +36,10 @@ def row_at(place: int, rows: int, seed: int) -> int:
 
 
 def random(seed: int, *numbers: int) -> np.random.Generator:
-    """A generator that depends on nothing but its arguments."""
+    """A generator that depends on nothing but its arguments; give as many for the same purpose.
+
+    (NumPy takes (1,) and (1, 0) for the same seed.)
+    """
     return np.random.default_rng(np.random.SeedSequence([seed, *numbers]))
 
 
