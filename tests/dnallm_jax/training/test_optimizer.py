@@ -1,0 +1,124 @@
+"""Which parameters move, how far, and when?"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dnallm_jax.config import Optimizer
+from dnallm_jax.model.classifier import Classifier
+from dnallm_jax.model.gpt import GPT, Params
+from dnallm_jax.training.optimizer import decayed, make_optimizer, schedule
+from tests.dnallm_jax.tiny import numpy_params, quick_jit
+
+MATRICES = {"wq", "wk", "wv", "wo", "gate", "up", "down"}
+
+
+def names(tree: Params) -> dict[str, object]:
+    """Slash-joined path -> leaf."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(key.key for key in path): leaf for path, leaf in flat}
+
+
+@pytest.mark.parametrize(("module", "heads"), [(GPT, {"lm_head"}), (Classifier, set())])
+def test_weight_decay_is_for_matrices_of_blocks_and_language_model_head(
+    module: type, heads: set[str]
+) -> None:
+    chosen = {
+        name for name, is_decayed in names(decayed(numpy_params(module))).items() if is_decayed
+    }
+    assert chosen == {f"backbone/blocks/{name}" for name in MATRICES} | heads
+
+
+def test_the_learning_rate_rises_to_the_peak_and_falls_along_a_cosine() -> None:
+    o = Optimizer(learning_rate=0.5, warmup_steps=10, final_fraction=0.2)
+    rate = schedule(o, 110)
+    for step, wanted in (
+        (0, 0.0),
+        (1, 0.05),
+        (5, 0.25),
+        (10, 0.5),
+        (60, 0.3),
+        (110, 0.1),
+        (200, 0.1),
+    ):
+        assert float(rate(step)) == pytest.approx(wanted, abs=1e-7), step
+    quarter = 0.1 + 0.4 * (1 + np.cos(np.pi / 4)) / 2
+    assert float(rate(35)) == pytest.approx(quarter, rel=1e-6)
+    # The warm-up of a short run is at most half of it, and a run may go without.
+    assert float(schedule(o, 6)(3)) == pytest.approx(0.5)
+    assert float(schedule(o, 6)(6)) == pytest.approx(0.1)
+    assert float(schedule(dataclasses.replace(o, warmup_steps=0), 6)(0)) == pytest.approx(0.5)
+    assert np.isfinite(float(schedule(o, 1)(0)))
+
+
+CONSTANT = Optimizer(learning_rate=0.01, warmup_steps=0, final_fraction=1.0, clip=1.0)
+
+
+def small_params() -> Params:
+    return {
+        "backbone": {"blocks": {"wq": jnp.full((2, 3), 2.0)}, "embedding": jnp.full((4,), 2.0)},
+        "head_kernel": jnp.full((3,), 2.0),
+    }
+
+
+def moved(before: Params, after: Params) -> dict[str, float]:
+    """How far each leaf moved at most."""
+    return {
+        name: float(np.abs(a - b).max())
+        for (name, a), b in zip(names(after).items(), names(before).values(), strict=True)
+    }
+
+
+def test_decay_alone_shrinks_matrices_and_nothing_else() -> None:
+    params = small_params()
+    tx = make_optimizer(dataclasses.replace(CONSTANT, weight_decay=0.1), 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = quick_jit(tx.update)(zeros, tx.init(params), params)
+    steps = moved(params, optax.apply_updates(params, updates))
+    assert steps.pop("backbone/blocks/wq") == pytest.approx(0.01 * 0.1 * 2.0, rel=1e-4)
+    assert set(steps.values()) == {0.0}
+
+
+@pytest.mark.parametrize(("size", "share"), [(100.0, 0.01), (0.5, 1.0)])
+def test_gradients_longer_than_the_clip_are_shortened_together(size: float, share: float) -> None:
+    params = small_params()
+    tx = make_optimizer(CONSTANT, 10)
+    entries = sum(leaf.size for leaf in jax.tree.leaves(params))
+    gradients = jax.tree.map(lambda p: jnp.full_like(p, size / entries**0.5), params)
+    _, state = quick_jit(tx.update)(gradients, tx.init(params), params)
+    first_moment = optax.tree.get(state, "mu")
+    wanted = jax.tree.map(lambda g: (1 - CONSTANT.beta1) * share * g, gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), first_moment, wanted)
+
+
+def steps_until_moving(frozen_steps: int, key: str) -> int:
+    """Updates with constant gradients until something under `key` has moved."""
+    params = start = small_params()
+    tx = make_optimizer(CONSTANT, 10, frozen="backbone", frozen_steps=frozen_steps)
+    state, update = tx.init(params), quick_jit(tx.update)
+    for number in range(1, 10):
+        gradients = jax.tree.map(jnp.ones_like, params)
+        updates, state = update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        steps = {name: d for name, d in moved(start, params).items() if name.startswith(key)}
+        if any(steps.values()):
+            assert all(steps.values()), "parts of it are still frozen"
+            return number
+    raise AssertionError(f"{key} never moved")
+
+
+@pytest.mark.parametrize("frozen_steps", [0, 1, 3])
+def test_the_frozen_backbone_moves_after_frozen_steps_and_not_before(frozen_steps: int) -> None:
+    assert steps_until_moving(frozen_steps, "backbone") == frozen_steps + 1
+    assert steps_until_moving(frozen_steps, "head_kernel") == 1
+
+
+def test_freezing_what_is_not_there_is_an_error() -> None:
+    params = small_params()
+    tx = make_optimizer(CONSTANT, 10, frozen="bakcbone", frozen_steps=2)
+    with pytest.raises(KeyError, match="bakcbone"):
+        jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
