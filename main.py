@@ -2,6 +2,7 @@
 
 import importlib
 import logging as python_logging
+import pathlib
 import re
 import sys
 import traceback
@@ -15,7 +16,7 @@ from dnallm_jax.commands import COMMANDS, usage
 
 def run(argv: list[str] | None = None) -> None:
     """Runs one command; a user's mistake ends with one line on standard error and exit code 2."""
-    argv = list(sys.argv if argv is None else argv)
+    argv = [_beside_main(word) for word in (sys.argv if argv is None else argv)]
     if len(argv) < 2 or argv[1] in ("--help", "-h", "help"):
         print(usage())
         sys.exit(0 if len(argv) > 1 else 2)
@@ -45,6 +46,15 @@ def run(argv: list[str] | None = None) -> None:
         app.run(lambda _: command.run(rest), argv[:1])
     except UserError as error:
         _fail(f"{name}: {error}")
+
+
+def _beside_main(word: str) -> str:
+    """--config=PATH; where there is no such file, the recipe of that path that is installed here."""
+    flag, equals, path = word.partition("=")
+    shipped = pathlib.Path(__file__).parent / path
+    if flag == "--config" and not pathlib.Path(path).exists() and shipped.is_file():
+        return f"{flag}{equals}{shipped}"
+    return word
 
 
 def _raised_by(package: str, error: BaseException) -> bool:
