@@ -49,7 +49,7 @@ def run(argv: list[str] | None = None) -> None:
 
 
 def _beside_main(word: str) -> str:
-    """--config=PATH; where there is no such file, the recipe of that path that is installed here."""
+    """--config=PATH; where there is no such file, the recipe of that path installed here."""
     flag, equals, path = word.partition("=")
     shipped = pathlib.Path(__file__).parent / path
     if flag == "--config" and not pathlib.Path(path).exists() and shipped.is_file():
