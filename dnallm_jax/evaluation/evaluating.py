@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.contigs import Contigs
+from data_pipeline.errors import UserError
 from dnallm_jax.evaluation.baselines import standard_baselines
 from dnallm_jax.evaluation.metrics import evaluate_predictions, paired_difference
 from dnallm_jax.evaluation.report import write_report
+from dnallm_jax.evaluation.thresholds import missing
 
 COLUMNS = (
     "sequence_id",
@@ -46,9 +48,14 @@ def evaluate(
         out and counted under `unscored`. Intervals come from redrawing whole clusters.
       training_windows: what the baselines are fitted on; None leaves them out.
       pretraining: result.json of the pre-training run, where there is one.
+
+    Raises:
+      UserError: no contig could be scored.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     scored = np.isfinite(predictions["logit"])
+    if not scored.any():
+        raise UserError(f"{contigs.data_dir}: no {split} contig holds a base that could be scored")
+    folder.mkdir(parents=True, exist_ok=True)
     table = {name: column[scored] for name, column in predictions.items()}
     evaluation = evaluate_predictions(table, threshold=threshold)
     baselines: dict[str, dict[str, Any]] = {}
@@ -90,19 +97,24 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     """AUROC by length, of the model and of every baseline, as aligned lines."""
     rows = {"this detector": result["model"], **result["baselines"]}
     lengths = list(result["model"]["by_length"])
-    width = max(map(len, rows))
-    lines = [f"{'AUROC on ' + result['split']:<{width}}  " + "  ".join(f"{n:>7}" for n in lengths)]
+    table = [[f"AUROC on {result['split']}", *lengths]]
     for name, evaluation in rows.items():
         values = (evaluation["by_length"][n]["auroc"]["value"] for n in lengths)
-        cells = "  ".join("      -" if v is None else f"{v:7.4f}" for v in values)
-        lines.append(f"{name:<{width}}  {cells}")
-    return lines
+        table.append([name, *("-" if value is None else f"{value:.4f}" for value in values)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            [name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]  # names left, figures right
+        )
+        for name, *cells in table
+    ]
 
 
 def _baselines(
     bases: Sequence[np.ndarray], table: Mapping[str, np.ndarray], training: Windows
 ) -> dict[str, dict[str, Any]]:
     results = {}
+    both = 0 < table["label"].sum() < len(table["label"])
     for baseline in standard_baselines():
         baseline.fit(*training)
         predicted = {**table, "score": baseline.predict(bases)}
@@ -114,7 +126,9 @@ def _baselines(
                 predicted["score"],
                 "auroc",
                 clusters=table["cluster"],
-            ),
+            )
+            if both
+            else missing("contigs of one class only"),
         }
     return results
 
