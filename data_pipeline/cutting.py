@@ -105,17 +105,20 @@ class WindowBatches:
         """(number of the record, letters of the window) of example j, which is viral if j is odd.
 
         A window with more than `max_ambiguous` of its letters outside A, C, G and T is drawn again,
-        record and all; the twentieth is taken as it is.
+        record and all; of twenty such the one with the fewest is taken.
         """
         rng = random(self._seed, 3, number, j)
         groups = self._groups[j % 2, length]
+        most = -1.0
         for _ in range(_TRIES):
             members = groups[int(rng.integers(len(groups)))]
-            record = int(members[int(rng.integers(len(members)))])
-            bases = self._source[record]["bases"]
+            chosen = int(members[int(rng.integers(len(members)))])
+            bases = self._source[chosen]["bases"]
             start = int(rng.integers(len(bases) - length + 1))
-            window = bases[start : start + length]
-            if np.isin(window, _LETTERS).mean() >= 1 - self._cutting.max_ambiguous:
+            known = float(np.isin(bases[start : start + length], _LETTERS).mean())
+            if known > most:
+                most, record, window = known, chosen, bases[start : start + length]
+            if most >= 1 - self._cutting.max_ambiguous:
                 break
         if self._cutting.mutate:
             hit = rng.random(length) < self._cutting.mutate
