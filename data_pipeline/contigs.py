@@ -19,6 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_pipeline import datasets
 from data_pipeline.errors import UserError
 from data_pipeline.labels import Labels, read_labels
+from data_pipeline.overlap import overlap
 from data_pipeline.reading import expand, read_records
 from data_pipeline.survey import Measured, summary, survey
 
@@ -192,9 +193,9 @@ def build_contigs(options: ContigsOptions, data_dir: str) -> Contigs:
     """The data set of these options, built into `data_dir` unless it is there already.
 
     Raises UserError for wrong options, malformed sequences or tables, records without a label,
-    labels without a record, ids that occur twice, sequences that occur in two splits, and when
-    another process is building in `data_dir`. Killed at any time, it leaves nothing that
-    `open_contigs` opens, or the data set that was there before.
+    labels without a record, ids that occur twice, sequences that occur in two splits, splits of
+    near-copies of train (`overlap`), and when another process is building in `data_dir`. Killed at
+    any time, it leaves nothing that `open_contigs` opens, or the data set that was there before.
     """
     options.check()
     patterns = {"train": options.train, "validation": options.validation, "test": options.test}
@@ -251,6 +252,9 @@ def _build(
         seed=options.seed,
     )
     labels.refuse_unused()
+    leakage = overlap(
+        found, files, lambda r: f"{'virus' if labels.label(r) else 'not'} {r.group}".strip(" -")
+    )
     own = {split: found.of(split) for split in ("train", "validation", "test")}
     plan = {
         split: SplitPlan(
@@ -280,6 +284,7 @@ def _build(
         "files": datasets.sizes_of_files(folder),
         "splits": {split: {**summary(own[split]), **builder.written[split]} for split in plan},
         "left_out": found.left_out,
+        "leakage": leakage,
     }
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from data_pipeline.markov import NEAR_COPY_DROP
+
 
 def lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Counts, composition, groups, what was left out, Markov floor; of a corpus or contigs."""
@@ -22,7 +24,27 @@ def lines(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {'':<11} bases by group: {', '.join(groups)}"
     for reason, left in manifest["left_out"].items():
         yield f"  left out    {reason}: {left['records']:,} records, {left['bases']:,} bases"
+    for split, table in manifest.get("leakage", {}).items():
+        sample = "all" if table["scale"] == 1 else f"1 in {table['scale']}"
+        yield f"  leakage     {split}: share of its {table['k']}-mers ({sample}) found in train"
+        yield f"    {'group':<20} {'records':>9} {'k-mers':>11} {'in train':>9} {'relatives':>9}"
+        for row in table["rows"]:
+            yield (
+                f"    {row['label']:<20} {row['records']:>9,} {row['kmers']:>11,} "
+                f"{row['share']:>9.4%} {row['linked']:>9,}"
+            )
+        if table["copies"]:
+            yield (
+                f"    warning: {table['copies']:,} records have half of their {table['k']}-mers or "
+                "more in train; few and short enough to be genes that strangers share"
+            )
     if manifest.get("markov"):
         bits = manifest["markov"]["bits_per_base"]
         orders = "  ".join(f"{order}: {value:.4f}" for order, value in bits.items())
         yield f"  Markov floor, bits per base on validation by order: {orders}"
+        drop = manifest["markov"].get("drop_at_high_orders", 0.0)
+        if drop > NEAR_COPY_DROP:
+            yield (
+                f"    warning: orders 11 and 12 save {drop:.3f} bits per base, so validation holds "
+                "near-copies of train"
+            )

@@ -25,6 +25,7 @@ from data_pipeline import kmers
 
 MAX_ORDER = 12
 STRENGTHS = 4.0 ** np.arange(-2, 14)
+NEAR_COPY_DROP = 0.02  # bits per base at high orders that natural strangers do not save
 _BITS_PER_CHOICE = np.log2(len(STRENGTHS))
 _BATCH = 1 << 22  # letters counted at once
 _SAMPLE = 1 << 18  # distinct words on which the strengths are picked
@@ -132,8 +133,8 @@ def fit(
 def drop_at_high_orders(bits: Mapping[int, float], below: int = 11) -> float:
     """Bits per base that the orders from `below` on save over the best lower one, or 0.
 
-    Natural sequences gain next to nothing there, as contexts hardly recur: a drop above about 0.02
-    says that the scored sequences hold near-copies of the counted ones.
+    Natural sequences gain next to nothing there, as contexts hardly recur: a drop above
+    NEAR_COPY_DROP says that the scored sequences hold near-copies of the counted ones.
     """
     low = [b for order, b in bits.items() if order < below]
     high = [b for order, b in bits.items() if order >= below]

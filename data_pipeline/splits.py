@@ -13,8 +13,8 @@ handful of hashes, one in common is enough to link: the error is on the side of 
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 K = 21
 MIN_CONTAINMENT = 0.1
+NEAR_COPY = 0.5  # share of a record's k-mers above which it is a near-copy, not a relative
 USEFUL_SKETCH = 1024  # k-mers below which a record is never thinned
 MAX_HASHES = 1 << 24  # 128 MiB of hashes
 
@@ -99,16 +100,34 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Leakage:
-    """The `share` of test k-mers found in train; `rows` by label; `linked`: near-duplicates."""
+    """The `share` of test k-mers found in train; `rows` by label; `linked`: relatives of train.
+
+    `copies`: the records with half of their k-mers or more in train, with the number of k-mers.
+    """
 
     rows: tuple[Overlap, ...]
     linked: tuple[str, ...]
+    copies: Mapping[str, int]
     scale: int
 
     @property
+    def kmers(self) -> int:
+        """K-mers of all test records."""
+        return sum(row.kmers for row in self.rows)
+
+    @property
     def share(self) -> float:
-        found, total = sum(row.shared for row in self.rows), sum(row.kmers for row in self.rows)
-        return found / total if total else 0.0
+        return sum(row.shared for row in self.rows) / self.kmers if self.kmers else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "k": K,
+            "scale": self.scale,
+            "share": self.share,
+            "copies": len(self.copies),
+            "rows": [{**asdict(row), "share": row.share} for row in self.rows],
+        }
 
     def __str__(self) -> str:
         lines = [f"{'label':<12} {'records':>9} {'k-mers':>12} {'in train':>9} {'linked':>7}"]
@@ -119,35 +138,78 @@ class Leakage:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class KmerSet:
+    """The canonical 21-mers of many records, or those of them whose hash is small."""
+
+    level: int  # log2 of the scale
+    hashes: np.ndarray  # uint64, sorted, distinct
+
+    def contains(self, hashes: np.ndarray) -> np.ndarray:
+        """bool, of each hash whether it is in the set."""
+        if len(self.hashes) == 0:
+            return np.zeros(len(hashes), bool)
+        at = np.searchsorted(self.hashes, hashes)
+        return self.hashes[np.minimum(at, len(self.hashes) - 1)] == hashes
+
+
+def kmer_set(
+    records: Iterable["Record"], *, letters: int = 0, max_hashes: int = MAX_HASHES
+) -> KmerSet:
+    """All their k-mers while at most `max_hashes` are distinct, else a sample by hash.
+
+    Records may come in stretches that overlap by K - 1 letters. `letters`, about how many there are
+    if that is known, sets the scale beforehand, which is faster than thinning later. Memory: about
+    32 bytes for each of `max_hashes`, and what the longest stretch takes.
+    """
+    return KmerSet(*_distinct(records, max_hashes, _least_level(letters, max_hashes)))
+
+
 def leakage(
-    train: Iterable["Record"],
-    test: Iterable["Record"],
-    labels: Mapping[str, str] | None = None,
-    *,
-    max_hashes: int = MAX_HASHES,
+    train: KmerSet, test: Iterable["Record"], labels: Mapping[str, str] | None = None
 ) -> Leakage:
     """Share of the test records' canonical 21-mers that occur in the train records, by label.
 
-    `labels` maps test ids to the label a row is made for (one row, "all", without). Train is read
-    first, then test, each once. The k-mers are all of them while train has at most `max_hashes`
-    distinct ones, else a sample by hash (one in `scale`); memory is about 24 bytes for each of
-    `max_hashes`.
+    `labels` maps test ids to the label a row is made for (one row, "all", without). Each record is
+    compared at the scale of `train`.
     """
-    level, seen = _distinct(train, max_hashes)
     totals: dict[str, list[int]] = {}
     linked: list[str] = []
+    copies: dict[str, int] = {}
     for record in test:
-        hashes = _hashes(kmers.base_codes(record.bases), level)
-        shared = int(np.count_nonzero(_contains(seen, hashes)))
+        hashes = _hashes(kmers.base_codes(record.bases), train.level)
+        shared = int(np.count_nonzero(train.contains(hashes)))
         related = shared > 0 and shared >= MIN_CONTAINMENT * len(hashes)
         if related:
             linked.append(record.id)
+        if shared > 0 and shared >= NEAR_COPY * len(hashes):
+            copies[record.id] = len(hashes)
         label = "all" if labels is None else str(labels[record.id])
         row = totals.setdefault(label, [0, 0, 0, 0])
         for i, value in enumerate((1, len(hashes), shared, int(related))):
             row[i] += value
     rows = tuple(Overlap(label, *totals[label]) for label in sorted(totals))
-    return Leakage(rows, tuple(linked), 1 << level)
+    return Leakage(rows, tuple(linked), copies, 1 << train.level)
+
+
+def nearest(record: "Record", train: Iterable["Record"]) -> tuple[str, float]:
+    """The train record that holds most of a record's 21-mers, and the share it holds.
+
+    A train record may come in stretches, one after the other.
+    """
+    own = KmerSet(0, _hashes(kmers.base_codes(record.bases), 0))
+    best, most = "", 0.0
+    found, name = np.zeros(len(own.hashes), bool), ""
+    for stretch in train:
+        if stretch.id != name:
+            found, name = np.zeros(len(own.hashes), bool), stretch.id
+        for piece in kmers.pieces(kmers.base_codes(stretch.bases), K):
+            hashes = _mix(np.minimum(*kmers.kmers(piece, K)))
+            found[np.searchsorted(own.hashes, hashes[own.contains(hashes)])] = True
+        share = float(found.mean()) if len(found) else 0.0
+        if share > most:
+            best, most = name, share
+    return best, most
 
 
 def _hashes(codes: np.ndarray, level: int) -> np.ndarray:
@@ -285,9 +347,9 @@ def _ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.repeat(starts - offsets, lengths) + np.arange(lengths.sum())
 
 
-def _distinct(records: Iterable["Record"], max_hashes: int) -> tuple[int, np.ndarray]:
-    """The finest level that fits `max_hashes`, and the sorted distinct hashes of all records."""
-    level, waiting = 0, 0
+def _distinct(records: Iterable["Record"], max_hashes: int, level: int) -> tuple[int, np.ndarray]:
+    """The finest level from `level` on that fits, and the sorted distinct hashes of all records."""
+    waiting = 0
     parts: list[np.ndarray] = []
     for record in records:
         level = max(level, _least_level(len(record.bases) - K + 1, max_hashes))
@@ -306,11 +368,3 @@ def _merged(parts: list[np.ndarray], level: int, max_hashes: int) -> tuple[int, 
     while _below(merged, level) > max_hashes:
         level += 1
     return level, merged[: _below(merged, level)].copy()
-
-
-def _contains(seen: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """Of each hash, whether it is in the sorted `seen`."""
-    if len(seen) == 0:
-        return np.zeros(len(hashes), bool)
-    at = np.searchsorted(seen, hashes)
-    return seen[np.minimum(at, len(seen) - 1)] == hashes

@@ -201,7 +201,7 @@ def test_validation_and_markov(tmp_path: pathlib.Path) -> None:
     check_holds(found, "train", plain(train))
     check_holds(found, "validation", plain(validation))
     floor = found.manifest["markov"]["bits_per_base"]
-    assert set(floor) == {str(order) for order in range(10)}
+    assert set(floor) == {str(order) for order in range(13)}
     assert all(1.9 < bits < 2.1 for bits in floor.values())
 
     cut = build_corpus(

@@ -163,7 +163,9 @@ def test_leakage_is_the_share_of_kmers():
     train = [Sequence(f"t{i}", random_bases(rng, 3000)) for i in range(5)]
     half = train[2].bases[500:1500].translate(COMPLEMENT)[::-1] + b"N" + random_bases(rng, 1000)
     test = [Sequence("half", half), Sequence("new", random_bases(rng, 2000)), Sequence("no", b"AC")]
-    found = splits.leakage(train, test, {"half": "virus", "new": "host", "no": "host"})
+    found = splits.leakage(
+        splits.kmer_set(train), test, {"half": "virus", "new": "host", "no": "host"}
+    )
     assert found.scale == 1
     assert found.linked == ("half",)
     host, virus = found.rows
@@ -171,13 +173,21 @@ def test_leakage_is_the_share_of_kmers():
     assert (virus.kmers, virus.shared, virus.linked) == (1960, 980, 1)
     assert found.share == 980 / 3940
     assert "virus" in str(found)
-    assert splits.leakage([], test).share == 0.0
+    assert found.copies == {"half": 1960}
+    assert splits.leakage(splits.kmer_set([]), test).share == 0.0
+    assert splits.nearest(test[0], train) == ("t2", 0.5)
+    stretches = [
+        Sequence(r.id, r.bases[at : at + 520]) for r in train for at in range(0, 3000, 500)
+    ]
+    assert splits.nearest(test[0], stretches) == ("t2", 0.5)
+    assert splits.nearest(test[2], train) == ("", 0.0)
 
 
 def test_leakage_by_a_sample_is_near_the_exact_share():
     rng = np.random.default_rng(12)
     train = [Sequence(f"t{i}", random_bases(rng, 20_000)) for i in range(10)]
     test = [Sequence("x", train[3].bases[:10_000] + random_bases(rng, 30_000))]
-    exact, sampled = splits.leakage(train, test), splits.leakage(train, test, max_hashes=30_000)
+    exact = splits.leakage(splits.kmer_set(train), test)
+    sampled = splits.leakage(splits.kmer_set(train, max_hashes=30_000), test)
     assert sampled.scale == 8
     assert sampled.share == pytest.approx(exact.share, abs=0.03)
