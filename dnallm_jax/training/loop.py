@@ -72,11 +72,12 @@ def train(
         nonlocal tick
         fetched = jax.device_get(waiting)
         seconds = (time.perf_counter() - tick) / len(waiting)
-        for past, sums in enumerate(reversed(fetched)):
+        # The first of them: what a bad step leaves behind makes those after it bad as well.
+        for past, sums in enumerate(fetched, start=step - len(fetched) + 1):
             if not math.isfinite(sums["loss"]) or not math.isfinite(sums["gradient_norm"]):
                 raise UserError(
-                    f"the loss of step {step - past} is not a number (gradient norm "
-                    f"{sums['gradient_norm']:.3g}); its batch holds {name_records(step - past)}. "
+                    f"the loss of step {past} is not a number (gradient norm "
+                    f"{sums['gradient_norm']:.3g}); its batch holds {name_records(past)}. "
                     "Lower the learning rate, or look at these records; the last checkpoint is "
                     "untouched"
                 )
