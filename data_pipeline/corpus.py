@@ -21,15 +21,20 @@ from data_pipeline import datasets, kmers, markov
 from data_pipeline.errors import UserError
 from data_pipeline.overlap import overlap
 from data_pipeline.packing import Piece, pack
+from data_pipeline.pieces import (
+    BLOCK_BASES,
+    SplitPlan,
+    marked_lengths,
+    pieces,
+    unmarked,
+)
 from data_pipeline.reading import expand
-from data_pipeline.survey import Measured, chosen, read_table, summary, survey, write_table
+from data_pipeline.survey import Measured, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
 
-CODE_VERSION = 1  # raise it when the same sources and options give other rows
+CODE_VERSION = 2  # raise it when the same sources and options give other rows
 POINTER = "corpus.json"
 RECORDS = "records.tsv.gz"
-# Divisible by every k of the k-mer tokenizers, so that blocks keep the phase of the whole record.
-BLOCK_BASES = 840 * 128
 # Reading one record of an ArrayRecord file takes time in proportion to the records in it, and every
 # file read from stays open: so some thousand rows a shard, more only when there are very many rows.
 LEAST_SHARD_ROWS, MOST_SHARD_ROWS, USUAL_SHARDS = 4_096, 9_000, 256
@@ -52,6 +57,9 @@ class CorpusOptions:
     cluster_key: str = ""  # header key that names the cluster; "" finds clusters by k-mer sketches
     exclude: tuple[str, ...] = ()  # header words such as "virus=1"; records with one are left out
     max_bases: int = 0  # of `sources`, whole records; 0 is no limit
+    soft_mask_weight: float = 1.0  # loss weight of lower-case bases in training
+    wrap_circular: bool = False  # circular training records go on until their last row is full
+    phases: int = 1  # a training record is tokenised from each of its first `phases` letters
     seed: int = 0  # of the choice of validation clusters
 
     def check(self) -> None:
@@ -71,6 +79,20 @@ class CorpusOptions:
                 raise UserError(f'exclude: {word!r} is not a header word like "virus=1"')
         if self.max_bases < 0:
             raise UserError(f"max_bases is {self.max_bases}; choose 0 (no limit) or more")
+        if not 0 <= self.soft_mask_weight <= 1:
+            raise UserError(f"soft_mask_weight is {self.soft_mask_weight}; choose from 0 to 1")
+        if self.tokenizer.get("stride", 0) == 1:
+            raise UserError(
+                "overlapping k-mers (stride 1) cannot train a language model: a token holds all "
+                "but one of the next one's letters, so its loss is that of one base at the price "
+                "of k, and trivially low; use them for classifiers, or leave out the stride"
+            )
+        phases = range(1, int(self.tokenizer.get("k", 1)) + 1)
+        if self.phases not in phases:
+            raise UserError(
+                f"phases is {self.phases}; choose from 1 to {phases[-1]}, the letters of a k-mer "
+                "(1 for all other tokenizers, which have no phase)"
+            )
 
 
 @dataclass(frozen=True)
@@ -79,7 +101,12 @@ class SplitInfo:
 
     rows: int
     tokens: int
-    bases: int
+    bases: int  # of its records, each once
+    repeated: int = 0  # bases in the rows beyond those, by `phases` and `wrap_circular`
+
+    @property
+    def bases_per_token(self) -> float:
+        return (self.bases + self.repeated) / self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +114,8 @@ class RowSource:
     """The rows of one split by number; may be pickled and read from several threads."""
 
     raw: Any  # TFDS data source of serialised examples
-    token_dtype: np.dtype
+    tokenizer: Tokenizer
+    soft_mask_weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -96,18 +124,24 @@ class RowSource:
         """tokens dtype[<= L], segment_lengths int32[S], starts int64[S], record_ids bytes.
 
         `record_ids` joins S ids by newlines. The arrays are read-only views. What TFDS itself
-        decodes to, in a fraction of the time: our features are all bytes.
+        decodes to, in a fraction of the time: our features are all bytes. Where the soft mask is
+        stored, `weights` as well, float32[<= L]: 1, less for tokens with lower-case letters.
         """
         example = tf_example_pb2.Example.FromString(self.raw[index])
         values = {
             name: feature.bytes_list.value[0] for name, feature in example.features.feature.items()
         }
-        return {
-            "tokens": np.frombuffer(values["tokens"], self.token_dtype),
+        tokens = np.frombuffer(values["tokens"], self.tokenizer.dtype)
+        row = {
+            "tokens": tokens,
             "segment_lengths": np.frombuffer(values["segment_lengths"], np.int32),
             "starts": np.frombuffer(values["starts"], np.int64),
             "record_ids": values["record_ids"],
         }
+        if "masked" in values:
+            share = np.frombuffer(values["masked"], np.uint8) / self.tokenizer.token_lengths[tokens]
+            row["weights"] = (1 - (1 - self.soft_mask_weight) * share).astype(np.float32)
+        return row
 
 
 @dataclass(frozen=True)
@@ -137,7 +171,9 @@ class Corpus:
     @property
     def splits(self) -> dict[str, SplitInfo]:
         return {
-            name: SplitInfo(counts["rows"], counts["tokens"], counts["bases"])
+            name: SplitInfo(
+                counts["rows"], counts["tokens"], counts["bases"], counts.get("repeated", 0)
+            )
             for name, counts in self.manifest["splits"].items()
         }
 
@@ -150,21 +186,12 @@ class Corpus:
         raw = tfds.builder_from_directory(self.folder).as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-        return RowSource(raw, self.tokenizer.dtype)
+        weight = self.manifest["options"].get("soft_mask_weight", 1.0) if split == "train" else 1.0
+        return RowSource(raw, self.tokenizer, weight)
 
     def records(self) -> Iterator[dict[str, str]]:
         """The record table, one record after the other, by column."""
         return read_table(os.path.join(self.folder, RECORDS))
-
-
-@dataclass(frozen=True, slots=True)
-class SplitPlan:
-    """What the second pass writes into one split."""
-
-    files: tuple[str, ...]
-    ids: frozenset[str]  # records of those files; the others are left out
-    bases: int
-    shards: int
 
 
 @dataclass(eq=False, kw_only=True)
@@ -174,6 +201,7 @@ class CorpusConfig(tfds.core.BuilderConfig):
     plan: Mapping[str, SplitPlan]
     tokenizer: Tokenizer
     row_length: int
+    masks: bool  # store the soft mask
 
 
 class PackedCorpus(tfds.core.ShardBasedBuilder):
@@ -203,6 +231,7 @@ class PackedCorpus(tfds.core.ShardBasedBuilder):
                     "segment_lengths": array(np.int32),
                     "starts": array(np.int64),
                     "record_ids": tfds.features.Text(),
+                    **({"masked": array(np.uint8)} if self.builder_config.masks else {}),
                 }
             ),
             disable_shuffling=True,
@@ -214,28 +243,34 @@ class PackedCorpus(tfds.core.ShardBasedBuilder):
         self.written = {split: Counter() for split in config.plan}
         return {
             split: [
-                functools.partial(self._examples, split, pieces)
-                for pieces in datasets.by_shard(_pieces(config, split), plan.shards)
+                functools.partial(self._examples, split, own)
+                for own in datasets.by_shard(
+                    pieces(plan, config.tokenizer, config.row_length, self.written[split]),
+                    plan.shards,
+                )
             ]
             for split, plan in config.plan.items()
         }
 
-    def _examples(
-        self, split: str, pieces: Iterator[Piece]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _examples(self, split: str, own: Iterator[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
-        token_lengths = config.tokenizer.token_lengths
-        for key, row in enumerate(pack(pieces, config.row_length, token_lengths)):
+        tokenizer = config.tokenizer
+        for key, row in enumerate(pack(own, config.row_length, marked_lengths(tokenizer))):
+            tokens, masked = unmarked(row.tokens, tokenizer)
             self.written[split].update(
-                rows=1, tokens=len(row.tokens), bases=int(token_lengths[row.tokens].sum())
+                rows=1,
+                tokens=len(tokens),
+                bases=int(tokenizer.token_lengths[tokens].sum()),
+                masked=int(masked.sum()),
             )
             yield (
                 key,
                 {
-                    "tokens": row.tokens,
+                    "tokens": tokens,
                     "segment_lengths": row.segment_lengths,
                     "starts": row.starts,
                     "record_ids": "\n".join(row.record_ids),
+                    **({"masked": masked} if config.masks else {}),
                 },
             )
 
@@ -323,20 +358,25 @@ def _build(
     records = {"train": found.of("train")}
     if validation := found.of("validation"):
         records["validation"] = validation
-    plan = {
-        split: SplitPlan(
+    plan = {}
+    for split, own in records.items():
+        phases = options.phases if split == "train" else 1
+        letters = sum(max(r.length - phase, 0) for r in own for phase in range(phases))
+        plan[split] = SplitPlan(
             files=tuple(paths.get(split, paths["train"])),
             ids=frozenset(record.id for record in own),
             bases=sum(record.length for record in own),
-            shards=_number_of_shards(own, tokenizer, options.row_length),
+            letters=letters,
+            shards=_number_of_shards(own, letters, tokenizer, options.row_length),
+            phases=phases,
+            wrap_circular=options.wrap_circular and split == "train",
         )
-        for split, own in records.items()
-    }
     config = CorpusConfig(
         name=f"rows-{fingerprint[:16]}",
         plan=plan,
         tokenizer=tokenizer,
         row_length=options.row_length,
+        masks=options.soft_mask_weight != 1,
     )
     folder = os.path.join(data_dir, PackedCorpus.name, config.name, str(PackedCorpus.VERSION))
     datasets.remove_leftovers(data_dir, folder)
@@ -345,13 +385,14 @@ def _build(
         builder.download_and_prepare(download_dir=downloads)
     for split in plan:
         written, stored = builder.written[split], builder.info.splits[split].num_examples
-        if written["bases"] != plan[split].bases or written["rows"] != stored:
+        came_out = written["bases"] - written["repeated"]
+        if came_out != plan[split].bases or written["rows"] != stored:
             raise RuntimeError(
-                f"{split}: {plan[split].bases} bases went in, {written['bases']} came out in "
+                f"{split}: {plan[split].bases} bases went in, {came_out} came out in "
                 f"{written['rows']} rows, of which {stored} were stored; did a source change?"
             )
     write_table(os.path.join(folder, RECORDS), found.records)
-    counts = {split: {**summary(own), **builder.written[split]} for split, own in records.items()}
+    counts = {split: {**builder.written[split], **summary(own)} for split, own in records.items()}
     for own_counts in counts.values():
         own_counts["fill"] = own_counts["tokens"] / (own_counts["rows"] * options.row_length)
     return {
@@ -371,25 +412,16 @@ def _excluded(record: Measured, words: Sequence[str]) -> str:
     return next((word for word in words if word in own), "")
 
 
-def _number_of_shards(records: list[Measured], tokenizer: Tokenizer, row_length: int) -> int:
-    bases = sum(record.length for record in records)
+def _number_of_shards(
+    records: list[Measured], letters: int, tokenizer: Tokenizer, row_length: int
+) -> int:
     # An ambiguous letter costs about a token of its own, whatever the tokenizer.
-    tokens = bases / int(tokenizer.token_lengths.max()) + sum(r.ambiguous for r in records)
+    tokens = letters / int(tokenizer.token_lengths.max()) + sum(r.ambiguous for r in records)
     rows = tokens / row_length
     shard_rows = min(max(LEAST_SHARD_ROWS, rows / USUAL_SHARDS), MOST_SHARD_ROWS)
     shards = max(rows / shard_rows, tokens / SHARD_TOKENS)
     # No shard may come out empty, so none is narrower than a block.
-    return max(min(int(np.ceil(shards)), bases // BLOCK_BASES), 1)
-
-
-def _pieces(config: CorpusConfig, split: str) -> Iterator[tuple[int, Piece]]:
-    """The tokens of a split in blocks of letters, each with the number of the shard it goes to."""
-    plan = config.plan[split]
-    position = 0
-    for record_id, start, bases in chosen(plan.files, plan.ids, BLOCK_BASES):
-        shard = position * plan.shards // plan.bases
-        yield shard, Piece(record_id, start, config.tokenizer.encode(bases))
-        position += len(bases)
+    return max(min(int(np.ceil(shards)), letters // BLOCK_BASES), 1)
 
 
 def _base_codes(corpus: Corpus, split: str) -> Iterator[np.ndarray]:

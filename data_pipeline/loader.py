@@ -76,11 +76,17 @@ def layout(pieces: list[np.ndarray], length: int, tokenizer: Tokenizer) -> Batch
 
 
 def packed_row(row: Mapping[str, Any], length: int, tokenizer: Tokenizer, flip: bool) -> Batch:
-    """One stored row as arrays; `flip` reads every segment on the other strand."""
-    tokens, lengths = row["tokens"], row["segment_lengths"]
+    """One stored row as arrays; `flip` reads every segment on the other strand.
+
+    Where the row has `weights` (a soft mask), they scale those of the batch, float32 from 0 to 1.
+    """
+    tokens, lengths, soft = row["tokens"], row["segment_lengths"], row.get("weights")
     if flip:
         tokens, lengths = tokenizer.reverse_complement(tokens), lengths[::-1]
-    return layout(np.split(tokens, np.cumsum(lengths)[:-1]), length, tokenizer)
+    batch = layout(np.split(tokens, np.cumsum(lengths)[:-1]), length, tokenizer)
+    if soft is not None:
+        batch["weights"][: len(tokens)] *= soft[::-1] if flip else soft
+    return batch
 
 
 def stack(rows: list[Batch]) -> Batch:

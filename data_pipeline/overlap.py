@@ -64,14 +64,14 @@ def overlap(
 
 def _whole(paths: Sequence[str], ids: Collection[str]) -> Iterator[Record]:
     """The records with these ids."""
-    for record_id, _, bases in chosen(paths, ids, 1 << 62):
-        yield Record(record_id, "", bases)
+    for stretch in chosen(paths, ids, 1 << 62):
+        yield Record(stretch.record_id, "", stretch.bases)
 
 
 def _stretches(paths: Sequence[str], ids: Collection[str]) -> Iterator[Record]:
     """The records with these ids in stretches that lose no k-mer."""
     before = b""
-    for record_id, start, bases in chosen(paths, ids, _STRETCH):
-        bases = before + bases if start else bases
-        yield Record(record_id, "", bases)
+    for stretch in chosen(paths, ids, _STRETCH):
+        bases = before + stretch.bases if stretch.start else stretch.bases
+        yield Record(stretch.record_id, "", bases)
         before = bases[-(splits.K - 1) :]

@@ -5,7 +5,7 @@ import gzip
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -135,10 +135,20 @@ def measured(files: Sequence[str]) -> Iterator[Measured]:
             )
 
 
+class Stretch(NamedTuple):
+    """Consecutive letters of a record."""
+
+    record_id: str
+    start: int  # offset in the record
+    bases: bytes
+    last: bool  # the record ends with them
+    circular: bool  # the record does not end there in nature
+
+
 def chosen(
-    files: Sequence[str], ids: Collection[str], size: int
-) -> Iterator[tuple[str, int, bytes]]:
-    """Id, offset and letters of the records with these ids, in order: `size` letters at a time.
+    files: Sequence[str], ids: Collection[str], size: int, *, skip: int = 0
+) -> Iterator[Stretch]:
+    """The records with these ids, in order: `size` letters at a time, after the first `skip`.
 
     The last stretch of a record may be shorter. Reading stops after the last record.
     """
@@ -147,11 +157,16 @@ def chosen(
     for block in read_blocks(files):
         if block.id not in ids:
             continue
-        held += block.bases
+        if block.start == 0:
+            held, start = block.bases[skip:], skip
+        else:
+            held += block.bases[max(skip - block.start, 0) :]
         stop = len(held) if block.last else len(held) - len(held) % size
         for at in range(0, stop, size):
-            yield block.id, start + at, held[at : min(at + size, stop)]
-        held, start = (b"", 0) if block.last else (held[stop:], start + stop)
+            end = min(at + size, stop)
+            last = block.last and end == stop
+            yield Stretch(block.id, start + at, held[at:end], last, block.circular)
+        held, start = held[stop:], start + stop
         remaining -= block.last
         if not remaining:
             return

@@ -40,6 +40,9 @@ class Corpus:
     exclude: tuple[str, ...] = ()  # header words, e.g. "group=euk-virus"
     row_length: int = 1024  # tokens
     max_bases: int = 0  # 0: all
+    soft_mask_weight: float = 1.0  # loss weight of lower-case bases in training
+    wrap_circular: bool = False  # circular genomes go on with their first bases to fill a row
+    phases: int = 1  # k-mers of a training record are read from each of its first `phases` bases
     seed: int = 0
 
 

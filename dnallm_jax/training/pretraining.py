@@ -96,7 +96,7 @@ def pretrain(
             processes=jax.process_count(),
         )
         tokens = settings.batch_rows * corpus.row_length
-        bases = corpus.splits["train"].bases / corpus.splits["train"].tokens
+        bases = corpus.splits["train"].bases_per_token
         telemetry.say(
             [
                 f"pretrain    {config.name}: {spec.layers} layers of {spec.width}, "

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipeline import corpus, datasets
+from data_pipeline import corpus, datasets, pieces
 from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus, open_corpus
 from data_pipeline.errors import UserError
 from data_pipeline.packing import Row
@@ -94,6 +94,7 @@ def test_many_shards_hold_the_same(
 ) -> None:
     """Also: rows travel by pickle, and TFDS itself decodes them to the same."""
     monkeypatch.setattr(corpus, "BLOCK_BASES", 84)
+    monkeypatch.setattr(pieces, "BLOCK_BASES", 84)
     monkeypatch.setattr(corpus, "LEAST_SHARD_ROWS", 5)
     found = build_corpus(
         CorpusOptions((genomes,), tokenizer={"name": "kmer", "k": 3}, row_length=20), str(tmp_path)

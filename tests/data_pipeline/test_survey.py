@@ -39,9 +39,13 @@ def test_records_are_measured(tmp_path: pathlib.Path) -> None:
     assert counts["clusters"] == 1
     assert counts["groups"]["phage"] == {"records": 1, "bases": 10}
     assert list(chosen([path], {"a", "c"}, 4)) == [
-        *(("a", 0, b"ACGT"), ("a", 4, b"NNgc"), ("a", 8, b"RY")),
-        ("c", 0, b"CC"),
+        ("a", 0, b"ACGT", False, False),
+        ("a", 4, b"NNgc", False, False),
+        ("a", 8, b"RY", True, False),
+        ("c", 0, b"CC", True, False),
     ]
+    skipped = [stretch[:3] for stretch in chosen([path], {"a", "c"}, 4, skip=3)]
+    assert skipped == [("a", 3, b"TNNg"), ("a", 7, b"cRY")]
 
     table = tmp_path / "records.tsv.gz"
     write_table(str(table), found.records)

@@ -1,0 +1,99 @@
+"""Which tokens of a record go into the rows: in which phase, how often, and with which soft mask?
+
+Every record is tokenised from its first letter. Training records may be tokenised again from the
+letters behind it (`phases`): a k-mer tokenizer then meets them in other phases, which a loader
+cannot make of stored k-mers. A circular training record may go on with its own first letters, until
+its last row is full (`wrap_circular`), so that the join is seen. Validation records come once and
+as they are: its bits per base count every base once.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.packing import Piece
+from data_pipeline.survey import Stretch, chosen
+from data_pipeline.tokenizers import Tokenizer
+
+# Divisible by every k of the k-mer tokenizers, so that blocks keep the phase of the whole record.
+BLOCK_BASES = 840 * 128
+_LOWER_CASE = 0x20  # the bit in which the letter a differs from A
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan:
+    """What the second pass writes into one split."""
+
+    files: tuple[str, ...]
+    ids: frozenset[str]  # records of those files; the others are left out
+    bases: int  # of the records
+    letters: int  # that are tokenised, of all phases
+    shards: int
+    phases: int = 1
+    wrap_circular: bool = False
+
+
+def pieces(
+    plan: SplitPlan, tokenizer: Tokenizer, row_length: int, counts: Counter[str]
+) -> Iterator[tuple[int, Piece]]:
+    """The tokens of a split in blocks, each with the number of the shard it goes to.
+
+    They are `marked` with the soft mask. `counts["repeated"]` grows by the letters that come a
+    second time.
+    """
+    position = filled = shard = 0
+    head = b""
+    for phase in range(plan.phases):
+        for stretch in chosen(plan.files, plan.ids, BLOCK_BASES, skip=phase):
+            before, shard = shard, position * plan.shards // plan.letters
+            first = stretch.start == phase
+            if first:
+                head = stretch.bases[: row_length * int(tokenizer.token_lengths.max())]
+            if first or shard != before:  # a shard packs rows of its own
+                filled = 0
+            bases = stretch.bases
+            tokens = tokenizer.encode(bases)
+            if plan.wrap_circular and stretch.circular and stretch.last:
+                bases, tokens = _wrapped(stretch, head, tokenizer, -filled % row_length, row_length)
+            counts["repeated"] += len(bases) - (len(stretch.bases) if phase == 0 else 0)
+            yield shard, Piece(stretch.record_id, stretch.start, marked(tokens, bases, tokenizer))
+            position += len(stretch.bases)
+            filled += len(tokens)
+
+
+def _wrapped(
+    stretch: Stretch, head: bytes, tokenizer: Tokenizer, room: int, row_length: int
+) -> tuple[bytes, np.ndarray]:
+    """The letters and tokens of the stretch and of as much of `head` as fills its last row.
+
+    `room` is what is left of the row that the stretch begins in. The tokens run over the join.
+    """
+    tokens = tokenizer.encode(stretch.bases + head)
+    ends = np.cumsum(tokenizer.token_lengths[tokens])
+    own = int(np.searchsorted(ends, len(stretch.bases))) + 1  # tokens that hold the stretch
+    tokens = tokens[: own + (room - own) % row_length]
+    return (stretch.bases + head)[: ends[len(tokens) - 1]], tokens
+
+
+def marked(tokens: np.ndarray, bases: bytes, tokenizer: Tokenizer) -> np.ndarray:
+    """int32[T]: token + V x the number of its letters that are lower case in `bases`.
+
+    So the mask goes through packing as part of the token.
+    """
+    ends = np.cumsum(tokenizer.token_lengths[tokens])
+    lower = np.cumsum(np.frombuffer(bases, np.uint8) & _LOWER_CASE > 0, dtype=np.int32)
+    masked = np.diff(lower[ends - 1], prepend=0)
+    return (tokens + tokenizer.vocab_size * masked).astype(np.int32)
+
+
+def marked_lengths(tokenizer: Tokenizer) -> np.ndarray:
+    """int32[V (k + 1)]: the letters of every marked token, k those of the longest."""
+    return np.tile(tokenizer.token_lengths, int(tokenizer.token_lengths.max()) + 1)
+
+
+def unmarked(tokens: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens dtype[T], and how many letters of each are soft-masked, uint8[T]."""
+    masked, plain = np.divmod(tokens, tokenizer.vocab_size)
+    return plain.astype(tokenizer.dtype), masked.astype(np.uint8)
