@@ -6,6 +6,7 @@ heavy inside `run`, so that --help answers at once.
 
 COMMANDS = {
     "demo": "simulated genomes through every step below, in under two minutes on two CPU cores",
+    "fetch": "public genomes (RefSeq, GTDB) -> verified FASTA files with a manifest",
     "prepare": "FASTA/FASTQ/GenBank -> a TFDS data set of packed rows, and one of labelled contigs",
     "pretrain": "packed rows -> a pre-trained GPT: Orbax checkpoints and metrics",
     "finetune": "pre-trained checkpoint + labelled contigs -> a virus classifier (a bundle)",
