@@ -1,0 +1,67 @@
+"""Are a platform and devices that are not there refused, and never replaced in silence?"""
+
+import os
+
+import pytest
+
+from data_pipeline.errors import UserError
+from dnallm_jax.parallel import execution, hosts
+
+
+@pytest.fixture(autouse=True)
+def _same_environment_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, os.environ[name])
+    # A cache of the user's own choice is kept: nothing of this process changes.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"platform": "tpus"}, "--platform=tpus is not one of cpu, gpu, tpu"),
+        (
+            {"platform": "tpu", "devices": 8},
+            "--devices=8 makes fake CPU devices; leave out --platform=tpu",
+        ),
+        (
+            {"platform": "tpu"},
+            "--platform=tpu was asked for but JAX found cpu; nothing was run",
+        ),
+        (
+            {"devices": 4},
+            "--devices=4 was asked for but JAX has 8; look for another "
+            "xla_force_host_platform_device_count in the environment variable XLA_FLAGS",
+        ),
+    ],
+)
+def test_what_is_not_there_is_refused(asked: dict, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        hosts.start(**asked)
+    assert str(error.value) == sentence
+
+
+def test_what_is_there_is_taken() -> None:
+    hosts.start()
+    hosts.start("cpu")
+    hosts.start(devices=8)
+    assert hosts.is_main()
+
+
+def test_a_cpu_runs_float32_unrolled_and_says_why() -> None:
+    run, lines = execution.choose()
+    assert (run.dtype, run.attention, run.unroll, run.remat) == (
+        "float32",
+        "blockwise",
+        True,
+        False,
+    )
+    assert [line.split()[0] for line in lines] == ["precision", "attention", "layers"]
+    run, lines = execution.choose("bfloat16", "reference", "no", remat=True)
+    assert (run.dtype, run.attention, run.unroll, run.remat) == (
+        "bfloat16",
+        "reference",
+        False,
+        True,
+    )
+    assert lines == []

@@ -1,0 +1,123 @@
+"""Does the mesh cover the devices, the table split what it says, and a mistake get one sentence?"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from data_pipeline.errors import UserError
+from dnallm_jax.model.gpt import GPT, logical_axes
+from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.parallel.mesh import check_batch, check_divides, make_mesh, to_device
+from tests.dnallm_jax.tiny import SPEC, packed
+
+
+@pytest.mark.parametrize(
+    ("asked", "sizes"),
+    [
+        ({}, (1, 8, 1)),
+        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2)),
+        ({"data": -1, "fsdp": 4}, (2, 4, 1)),
+        ({"data": 8, "fsdp": 1}, (8, 1, 1)),
+    ],
+)
+def test_a_mesh_covers_all_devices(asked: dict[str, int], sizes: tuple[int, ...]) -> None:
+    mesh = make_mesh(**asked)
+    assert tuple(mesh.shape.values()) == sizes
+    assert set(mesh.devices.flat) == set(jax.devices())
+    assert make_mesh(1, 1, 1, devices=jax.devices()[:1]).devices.size == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"data": 1, "fsdp": 3, "tensor": 1},
+        {"data": 3, "fsdp": -1, "tensor": 1},
+        {"data": 16, "fsdp": -1, "tensor": 1},
+        {"data": -1, "fsdp": -1, "tensor": 1},
+        {"data": 0, "fsdp": -1, "tensor": 1},
+        {"data": -2, "fsdp": -4, "tensor": 1},
+    ],
+)
+def test_a_mesh_that_does_not_cover_the_devices_is_refused(asked: dict[str, int]) -> None:
+    with pytest.raises(UserError) as error:
+        make_mesh(**asked)
+    words = ", ".join(f"{axis}={size}" for axis, size in asked.items())
+    assert str(error.value) == (
+        f"mesh {words} does not cover the 8 devices; set --config.mesh.* so that their product is "
+        "8 (one may be -1)"
+    )
+
+
+def test_dimensions_that_do_not_divide_are_refused_by_name() -> None:
+    mesh = make_mesh(1, 4, 2)
+    check_divides(mesh, SPEC)
+    for change, sentence in (
+        (
+            {"kv_heads": 1},
+            "model.kv_heads = 1 does not divide over the 2 parts of the mesh axes tensor; make it "
+            "a multiple of 2, or change --config.mesh.*",
+        ),
+        (
+            {"width": 30},
+            "model.width = 30 does not divide over the 4 parts of the mesh axes fsdp; make it "
+            "a multiple of 4, or change --config.mesh.*",
+        ),
+        (
+            {"heads": 3, "kv_heads": 3},
+            "model.heads = 3 does not divide over the 2 parts of the mesh axes tensor; make it "
+            "a multiple of 2, or change --config.mesh.*",
+        ),
+        (
+            {"feed_forward": 63},
+            "model.feed_forward = 63 does not divide over the 2 parts of the mesh axes tensor; "
+            "make it a multiple of 2, or change --config.mesh.*",
+        ),
+    ):
+        with pytest.raises(UserError) as error:
+            check_divides(mesh, dataclasses.replace(SPEC, **change))
+        assert str(error.value) == sentence
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_name() -> None:
+    mesh = make_mesh(2, 2, 2)
+    check_batch(mesh, "pretrain.batch_rows", 8)
+    with pytest.raises(UserError) as error:
+        check_batch(mesh, "pretrain.batch_rows", 6)
+    assert str(error.value) == (
+        "pretrain.batch_rows = 6 does not divide over the 4 parts of the mesh axes data x fsdp; "
+        "make it a multiple of 4, or change --config.mesh.*"
+    )
+
+
+def test_the_table_says_where_each_axis_lies() -> None:
+    mesh = make_mesh(2, 2, 2)
+    specs = jax.tree.map(
+        lambda sharding: sharding.spec, meshes.tree_shardings(mesh, logical_axes(GPT, SPEC))
+    )
+    blocks = specs["backbone"]["blocks"]
+    assert specs["backbone"]["embedding"] == PartitionSpec(None, ("fsdp",))
+    assert specs["lm_head"] == PartitionSpec(("fsdp",), None)
+    assert blocks["wq"] == PartitionSpec(None, ("fsdp",), ("tensor",), None)
+    assert blocks["wo"] == PartitionSpec(None, ("tensor",), None, ("fsdp",))
+    assert blocks["down"] == PartitionSpec(None, ("tensor",), ("fsdp",))
+    assert blocks["q_norm"] == PartitionSpec(None, None)
+    assert meshes.describe(mesh) == [
+        "mesh        data=2 x fsdp=2 x tensor=2 (8 devices)",
+        "axes        batch->data+fsdp, embed->fsdp, heads->tensor, kv_heads->tensor, mlp->tensor, "
+        "layers->-",
+    ]
+
+
+def test_a_batch_is_split_over_its_rows_and_stays_as_it_is() -> None:
+    mesh = make_mesh(2, 2, 2)
+    batch = {**packed([[16]] * 8, 16), "labels": np.arange(8, dtype=np.float32)}
+    with jax.transfer_guard("disallow"):
+        arrays = to_device(batch, mesh)
+    for key, value in batch.items():
+        assert arrays[key].dtype == value.dtype
+        np.testing.assert_array_equal(arrays[key], value)
+        # 4 parts; the two devices along `tensor` hold the same rows.
+        assert {s.data.shape for s in arrays[key].addressable_shards} == {(2, *value.shape[1:])}
