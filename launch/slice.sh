@@ -116,11 +116,11 @@ fetch() {
   local path=$fetch_from
   act mkdir -p "$fetch_to" || return
   case $path in
-    gs://*) act gcloud storage rsync --recursive "$path" "$fetch_to" "--project=$project" --quiet && return ;;
+    gs://*) act gcloud storage rsync "$path" "$fetch_to" --recursive "--project=$project" --quiet && return ;;
     /*) ;;
     *) path=$CODE/$path ;;
   esac
-  connect scp --recurse "$name:$path" "$fetch_to"
+  connect scp "$name:$path" "$fetch_to" --recurse
 }
 
 remove() {
