@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import io
 import random
+import sys
 import tarfile
 import threading
 from collections import Counter
@@ -34,6 +35,16 @@ GTDB_COLUMNS = (
     *("ncbi_species_taxid", "ncbi_taxid"),
 )
 TAXDUMP = "/pub/taxonomy/new_taxdump/new_taxdump.tar.gz"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Of which clients may hang up."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Mirror:
@@ -62,8 +73,7 @@ class Mirror:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
