@@ -2,9 +2,9 @@
 
 It is started a hundred times a test, so it imports next to nothing. What it knows lies in the
 folder $CLOUD, a value a file: `calls` (the arguments of each call), `state` (of the slice),
-`created` (how often), `fate`, `looks`, `probes` (counted down), `plan` (a line for each slice: fate,
-looks until it is ACTIVE, probes of its running command until it meets its fate), and the workers'
-home folders. What a worker's shell is told is really run, in its home folder. Fates:
+`created` (how often), `fate`, `looks`, `probes` (counted down), `plan` (a line for each slice: its
+fate, looks until it is ACTIVE, probes of its running command until it meets that fate), and the
+workers' home folders. What a worker's shell is told is really run, in its home folder. Fates:
 
     well         the command ends with 0                 failed-CODE  it ends with that code
     stockout     the request fails while it waits        refused      the request is refused at once

@@ -5,10 +5,8 @@ program.py in place of main.py. Nothing here reaches a network.
 """
 
 import ast
-import math
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -378,83 +375,3 @@ def test_single_steps_and_a_loop_that_finds_its_command_running(place: Place) ->
     done = place.run()
     assert "the command is running there already" in done.stderr
     check_outlived(place, done, 0)
-
-
-# What is not shell
-
-
-def test_shellcheck() -> None:
-    checker = shutil.which("shellcheck")
-    if not checker:
-        pytest.skip("shellcheck is not installed: the scripts of launch/ were not checked")
-    scripts = sorted(f"launch/{path.name}" for path in LAUNCH.glob("*.sh"))
-    done = subprocess.run(
-        [checker, *scripts], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-
-
-def test_the_jobset() -> None:
-    """One pod a host; the command's own failures end it, 75 and lost nodes restart it."""
-    jobset = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
-    assert (jobset["kind"], jobset["apiVersion"]) == ("JobSet", "jobset.x-k8s.io/v1alpha2")
-    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
-    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
-    (replicated,) = jobset["spec"]["replicatedJobs"]
-    job = replicated["template"]["spec"]
-    pod = job["template"]["spec"]
-    (container,) = pod["containers"]
-    chips = math.prod(map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")))
-    hosts = chips / container["resources"]["limits"]["google.com/tpu"]
-    assert job["parallelism"] == job["completions"] == hosts
-    assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
-    disruption, failure = job["podFailurePolicy"]["rules"]
-    assert disruption["action"] == "Count"
-    assert disruption["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    assert failure["action"] == "FailJob"
-    assert failure["onExitCodes"]["containerName"] == container["name"]
-    assert failure["onExitCodes"]["values"] == [1, 2]
-    assert container["command"] == ["python", "main.py"]
-    check_arguments(container["args"])
-    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
-
-
-def test_the_skypilot_task() -> None:
-    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
-    recovery = task["resources"]["job_recovery"]
-    assert recovery["recover_on_exit_codes"] == [75]
-    assert task["resources"]["use_spot"] is True
-    for name in ("setup", "run"):
-        subprocess.run(["bash", "-n", "-c", task[name]], check=True)
-    assert set(re.findall(r"\$\{?(\w+)", task["run"])) <= set(task["envs"])
-    words = subprocess.check_output(
-        ["bash", "-c", f"exec() {{ printf '%s\\n' \"$@\"; }}\n{task['run']}"],
-        env={"PATH": os.environ["PATH"]} | {k: v or "" for k, v in task["envs"].items()},
-        text=True,
-    )
-    program, main, *arguments = words.splitlines()
-    assert (program, main) == (".venv/bin/python", "main.py")
-    check_arguments(arguments)
-
-
-def check_arguments(arguments: list[str]) -> None:
-    """The command and its config exist; it runs on the TPU, with its workdir in the bucket."""
-    command, *flags = arguments
-    values = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
-    assert (ROOT / f"dnallm_jax/commands/{command}.py").is_file()
-    assert (ROOT / values["config"]).is_file()
-    assert values["platform"] == "tpu"
-    assert values["workdir"].startswith("/bucket/")
-
-
-def test_the_container_file_names_what_there_is() -> None:
-    text = (LAUNCH / "Containerfile").read_text().replace("\\\n", " ")
-    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-    copied = [word for line in lines if line[0] == "COPY" for word in line[1:-1]]
-    assert {"main.py", "configs", "data_pipeline", "dnallm_jax"} <= set(copied)
-    for pattern in copied:
-        assert list(ROOT.glob(pattern)), pattern
-    (requirements,) = (line[1] for line in lines if line[0] == "ARG")
-    assert (ROOT / requirements.partition("=")[2]).is_file()
-    assert lines[-1] == ["ENTRYPOINT", '["python",', '"main.py"]']
