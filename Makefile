@@ -76,6 +76,7 @@ lock: ## write the requirements files anew from pyproject.toml (needs uv)
 	$(LOCK) pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
 	$(LOCK) pyproject.toml --extra tpu -c requirements.txt -o requirements-tpu.txt
 	$(LOCK) pyproject.toml --extra cuda -c requirements.txt -o requirements-cuda.txt
+	$(LOCK) pyproject.toml --extra bpe -c requirements.txt -o requirements-bpe.txt
 
 clean: ## remove .venv, caches and build outputs (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

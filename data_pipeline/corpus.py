@@ -10,26 +10,22 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipeline import datasets, kmers, markov
+from data_pipeline import bpe, datasets, kmers, markov
+from data_pipeline.corpus_options import CorpusOptions
 from data_pipeline.errors import UserError
 from data_pipeline.overlap import overlap
 from data_pipeline.packing import Piece, pack
-from data_pipeline.pieces import (
-    BLOCK_BASES,
-    SplitPlan,
-    marked_lengths,
-    pieces,
-    unmarked,
-)
+from data_pipeline.pieces import BLOCK_BASES, SplitPlan, marked_lengths, pieces, unmarked
 from data_pipeline.reading import expand
-from data_pipeline.survey import Measured, read_table, summary, survey, write_table
+from data_pipeline.survey import Measured, chosen, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
 
 CODE_VERSION = 2  # raise it when the same sources and options give other rows
@@ -43,56 +39,6 @@ MARKOV_ORDERS = range(markov.MAX_ORDER + 1)
 MARKOV_BASES = 50_000_000
 
 ShardFunction = Callable[[], Iterator[tuple[int, dict[str, Any]]]]
-
-
-@dataclass(frozen=True)
-class CorpusOptions:
-    """What goes into a corpus; any change of it gives another data set."""
-
-    sources: tuple[str, ...]  # patterns for reading.expand
-    validation_sources: tuple[str, ...] = ()
-    tokenizer: Mapping[str, Any] = field(default_factory=lambda: {"name": "nucleotide"})
-    row_length: int = 1024  # tokens
-    validation_fraction: float = 0.0  # of the bases of `sources`, cut off by whole clusters
-    cluster_key: str = ""  # header key that names the cluster; "" finds clusters by k-mer sketches
-    exclude: tuple[str, ...] = ()  # header words such as "virus=1"; records with one are left out
-    max_bases: int = 0  # of `sources`, whole records; 0 is no limit
-    soft_mask_weight: float = 1.0  # loss weight of lower-case bases in training
-    wrap_circular: bool = False  # circular training records go on until their last row is full
-    phases: int = 1  # a training record is tokenised from each of its first `phases` letters
-    seed: int = 0  # of the choice of validation clusters
-
-    def check(self) -> None:
-        """Raises UserError for options that make no sense, alone or together."""
-        if self.row_length < 2:
-            raise UserError(f"row_length is {self.row_length}; choose 2 tokens or more")
-        if not 0 <= self.validation_fraction < 1:
-            raise UserError(
-                f"validation_fraction is {self.validation_fraction}; choose 0 or more, less than 1"
-            )
-        if self.validation_sources and self.validation_fraction:
-            raise UserError(
-                "validation_sources and validation_fraction are both given; choose one of them"
-            )
-        for word in self.exclude:
-            if "=" not in word.strip("="):
-                raise UserError(f'exclude: {word!r} is not a header word like "virus=1"')
-        if self.max_bases < 0:
-            raise UserError(f"max_bases is {self.max_bases}; choose 0 (no limit) or more")
-        if not 0 <= self.soft_mask_weight <= 1:
-            raise UserError(f"soft_mask_weight is {self.soft_mask_weight}; choose from 0 to 1")
-        if self.tokenizer.get("stride", 0) == 1:
-            raise UserError(
-                "overlapping k-mers (stride 1) cannot train a language model: a token holds all "
-                "but one of the next one's letters, so its loss is that of one base at the price "
-                "of k, and trivially low; use them for classifiers, or leave out the stride"
-            )
-        phases = range(1, int(self.tokenizer.get("k", 1)) + 1)
-        if self.phases not in phases:
-            raise UserError(
-                f"phases is {self.phases}; choose from 1 to {phases[-1]}, the letters of a k-mer "
-                "(1 for all other tokenizers, which have no phase)"
-            )
 
 
 @dataclass(frozen=True)
@@ -284,16 +230,20 @@ def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
     before.
     """
     options.check()
-    tokenizer = from_spec(options.tokenizer)
+    learned = options.tokenizer.get("name") == bpe.Bpe.name and "merges" not in options.tokenizer
+    request = (
+        bpe.check_request(options.tokenizer) if learned else from_spec(options.tokenizer).spec()
+    )
     inputs = {"train": datasets.describe_sources(expand(options.sources))}
     if options.validation_sources:
         inputs["validation"] = datasets.describe_sources(expand(options.validation_sources))
-    plain = asdict(replace(options, tokenizer=tokenizer.spec()))
+    plain = asdict(replace(options, tokenizer=request))
     identity = {
         "code_version": CODE_VERSION,
         "options": {name: value for name, value in plain.items() if not name.endswith("sources")},
         # Not the folders: the same files elsewhere are the same data.
         "inputs": {split: datasets.contents(described) for split, described in inputs.items()},
+        "learned_by": version("tokenizers") if learned else None,
     }
     fingerprint = datasets.fingerprint(identity)
     if datasets.is_whole(data_dir, POINTER, fingerprint):
@@ -306,10 +256,8 @@ def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
             "fingerprint": fingerprint,
             "code_version": CODE_VERSION,
             "options": plain,
-            "tokenizer": tokenizer.spec(),
-            "vocab_size": tokenizer.vocab_size,
             "inputs": inputs,
-            **_build(options, tokenizer, inputs, fingerprint, data_dir),
+            **_build(options, learned, inputs, fingerprint, data_dir),
             "libraries": datasets.library_versions(),
         }
         manifest["markov"] = markov_floor(Corpus(data_dir, manifest))
@@ -339,7 +287,7 @@ def markov_floor(corpus: Corpus) -> dict[str, Any] | None:
 
 def _build(
     options: CorpusOptions,
-    tokenizer: Tokenizer,
+    learned: bool,
     inputs: Mapping[str, list[dict[str, Any]]],
     fingerprint: str,
     data_dir: str,
@@ -358,6 +306,11 @@ def _build(
     records = {"train": found.of("train")}
     if validation := found.of("validation"):
         records["validation"] = validation
+    tokenizer = (
+        _learned(paths["train"], records["train"], options.tokenizer["vocab_size"])
+        if learned
+        else from_spec(options.tokenizer)
+    )
     plan = {}
     for split, own in records.items():
         phases = options.phases if split == "train" else 1
@@ -392,10 +345,15 @@ def _build(
                 f"{written['rows']} rows, of which {stored} were stored; did a source change?"
             )
     write_table(os.path.join(folder, RECORDS), found.records)
+    if isinstance(tokenizer, bpe.Bpe):
+        with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
+            file.write(tokenizer.json())
     counts = {split: {**builder.written[split], **summary(own)} for split, own in records.items()}
     for own_counts in counts.values():
         own_counts["fill"] = own_counts["tokens"] / (own_counts["rows"] * options.row_length)
     return {
+        "tokenizer": tokenizer.spec(),
+        "vocab_size": tokenizer.vocab_size,
         "folder": os.path.relpath(folder, data_dir),
         "files": datasets.sizes_of_files(folder),
         "splits": counts,
@@ -410,6 +368,13 @@ def _excluded(record: Measured, words: Sequence[str]) -> str:
         return ""
     own = set(record.description.split())
     return next((word for word in words if word in own), "")
+
+
+def _learned(files: Sequence[str], records: list[Measured], vocab_size: int) -> Tokenizer:
+    """Byte-pair encoding learned from these records."""
+    stretches = chosen(files, {record.id for record in records}, BLOCK_BASES)
+    letters = sum(record.length for record in records)
+    return bpe.train((stretch.bases for stretch in stretches), letters, vocab_size)
 
 
 def _number_of_shards(

@@ -1,4 +1,4 @@
-"""How do DNA letters become token ids, and back? Nucleotides and non-overlapping k-mers.
+"""How do DNA letters become token ids, and back? Nucleotides and k-mers; `bpe.py` has the third.
 
 Ids shared by all tokenizers here: 0 padding, 1 N (every letter that is not A, C, G or T), 2 A, 3 C,
 4 G, 5 T.
@@ -197,6 +197,61 @@ class Kmer:
         return {"name": self.name, "k": self.k}
 
 
+@dataclass(frozen=True)
+class OverlappingKmer:
+    """One token for each base: the k-mer that begins there; ids are those of `Kmer`.
+
+    The last k - 1 bases, and bases whose k-mer holds an ambiguous letter, are written as ids 1 to
+    5. For classifiers only: a language model would be told k - 1 letters of every token by the one
+    before.
+    """
+
+    k: int
+    name: ClassVar[str] = "kmer"
+
+    def __post_init__(self) -> None:
+        Kmer(self.k)  # checks k
+
+    @property
+    def vocab_size(self) -> int:
+        return Kmer(self.k).vocab_size
+
+    @property
+    def dtype(self) -> np.dtype:
+        return Kmer(self.k).dtype
+
+    @property
+    def token_bases(self) -> np.ndarray:
+        return (np.arange(self.vocab_size) >= A).astype(np.int32)
+
+    @property
+    def token_lengths(self) -> np.ndarray:
+        return (np.arange(self.vocab_size) >= N).astype(np.int32)
+
+    def encode(self, bases: bytes) -> np.ndarray:
+        single = np.frombuffer(bases.translate(_TO_TOKEN), np.uint8)
+        tokens = single.astype(self.dtype)
+        count = len(single) - self.k + 1
+        if count > 0:
+            windows = np.lib.stride_tricks.sliding_window_view(single, self.k)
+            ids = (windows.astype(np.int32) - A) @ 4 ** np.arange(
+                self.k - 1, -1, -1, dtype=np.int32
+            )
+            whole = (windows != N).all(axis=1)
+            tokens[:count][whole] = (ids + Kmer.first_kmer)[whole]
+        return tokens
+
+    def decode(self, tokens: np.ndarray) -> bytes:
+        _check_ids(tokens, self.vocab_size)
+        return _kmer_letters(self.k)[0][tokens, 0].tobytes().replace(bytes(1), b"")
+
+    def reverse_complement(self, tokens: np.ndarray) -> np.ndarray:
+        return self.encode(reverse_complement(self.decode(tokens))).astype(tokens.dtype)
+
+    def spec(self) -> dict[str, Any]:
+        return {"name": self.name, "k": self.k, "stride": 1}
+
+
 def _kmer_digits(k: int) -> np.ndarray:
     """uint8[4^k, k]: the base codes 0 to 3 of every k-mer."""
     number = np.arange(4**k)[:, None]
@@ -220,21 +275,42 @@ def _kmer_complement(k: int) -> np.ndarray:
     return np.concatenate([_TOKEN_COMPLEMENT.astype(np.int32), kmers])
 
 
-_TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {Nucleotide.name: Nucleotide, Kmer.name: Kmer}
-_SPEC_KEYS: dict[str, set[str]] = {Nucleotide.name: set(), Kmer.name: {"k"}}
+def _kmer(k: int, stride: int = 0) -> Tokenizer:
+    if stride not in (0, 1, k):
+        raise UserError(f"tokenizer kmer: stride is {stride!r}; choose 1 (overlapping) or {k!r}")
+    return OverlappingKmer(k) if stride == 1 else Kmer(k)
+
+
+def _bpe(**spec: Any) -> Tokenizer:
+    from data_pipeline import bpe  # it imports this module
+
+    return bpe.from_spec(spec)
+
+
+_TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
+    Nucleotide.name: Nucleotide,
+    Kmer.name: _kmer,
+    "bpe": _bpe,
+}
+_SPEC_KEYS: dict[str, set[str]] = {
+    Nucleotide.name: set(),
+    Kmer.name: {"k"},
+    "bpe": {"vocab_size", "sha256", "merges"},
+}
+_OPTIONAL_KEYS: dict[str, set[str]] = {Kmer.name: {"stride"}}
 
 
 def from_spec(spec: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that `spec` describes: {"name": "nucleotide"}, {"name": "kmer", "k": 4}.
+    """The tokenizer that `spec` describes: {"name": "nucleotide"}, {"name": "kmer", "k": 4}, ...
 
     Raises:
-      UserError: an unknown name, a missing or unknown key, or a k out of range.
+      UserError: an unknown name, a missing or unknown key, a k out of range, damaged merges.
     """
     options = dict(spec)
     name = options.pop("name", None)
     if name not in _TOKENIZERS:
         raise UserError(f"unknown tokenizer {name!r}; choose from {', '.join(_TOKENIZERS)}")
-    if set(options) != _SPEC_KEYS[name]:
+    if set(options) - _OPTIONAL_KEYS.get(name, set()) != _SPEC_KEYS[name]:
         wanted = ", ".join(["name", *sorted(_SPEC_KEYS[name])])
         given = ", ".join(["name", *sorted(map(str, options))])
         raise UserError(f"tokenizer {name} is described by the keys {wanted}; given: {given}")

@@ -23,8 +23,10 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    name: str = "nucleotide"  # nucleotide | kmer
+    name: str = "nucleotide"  # nucleotide | kmer | bpe
     k: int = 1  # bases per token (kmer)
+    stride: int = 0  # 1: a k-mer at every base (kmer, for a classifier without pre-training)
+    vocab_size: int = 4096  # at most so many tokens are learned from the corpus (bpe)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,8 +215,8 @@ def _check(c: Config) -> None:
     for key, size in vars(model).items():
         require(size > 0, f"model.{key} is {size}; it must be above 0")
     require(
-        c.tokenizer.name in ("nucleotide", "kmer"),
-        f"tokenizer.name {c.tokenizer.name!r} is not one of nucleotide, kmer",
+        c.tokenizer.name in ("nucleotide", "kmer", "bpe"),
+        f"tokenizer.name {c.tokenizer.name!r} is not one of nucleotide, kmer, bpe",
     )
     require(
         model.heads % model.kv_heads == 0,
@@ -276,10 +278,10 @@ def _check(c: Config) -> None:
 
 
 def tokenizer_spec(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `data_pipeline.tokenizers.from_spec` takes."""
-    return (
-        {"name": "kmer", "k": tokenizer.k} if tokenizer.name == "kmer" else {"name": tokenizer.name}
-    )
+    """What `data_pipeline.tokenizers.from_spec` takes; for bpe, what `prepare` shall learn."""
+    used = {"kmer": ("k", "stride"), "bpe": ("vocab_size",)}.get(tokenizer.name, ())
+    given = {key: getattr(tokenizer, key) for key in used}
+    return {"name": tokenizer.name} | {key: value for key, value in given.items() if value}
 
 
 def gpt_spec(model: Model, vocab_size: int) -> "GPTSpec":

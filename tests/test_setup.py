@@ -28,6 +28,7 @@ LOCKS = {
     "requirements-dev.txt": "dev",
     "requirements-tpu.txt": "tpu",
     "requirements-cuda.txt": "cuda",
+    "requirements-bpe.txt": "bpe",
 }
 LINE = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)(?: ; (?P<marker>[^\\]+?))?"

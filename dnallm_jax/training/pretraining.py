@@ -58,6 +58,7 @@ def pretrain(
     mesh = meshes.make_mesh(**vars(config.mesh))
     spec = gpt_spec(config.model, tokenizer.vocab_size)
     run, reasons = execution.choose(**vars(config.execution))
+    run = execution.on_mesh(run, mesh)
     meshes.check_divides(mesh, spec)
     meshes.check_batch(mesh, "pretrain.batch_rows", settings.batch_rows)
     identity = {
@@ -183,9 +184,10 @@ def pretrain(
 
 def _check_tokenizer(config: Config, corpus: Corpus) -> None:
     asked = tokenizer_spec(config.tokenizer)
-    if corpus.tokenizer.spec() != asked:
+    found = corpus.manifest["options"]["tokenizer"]  # as it was asked for
+    if found != asked:
         raise UserError(
-            f"{corpus.data_dir} was tokenised by {corpus.tokenizer.spec()}, the config asks for "
+            f"{corpus.data_dir} was tokenised by {found}, the config asks for "
             f"{asked}; run prepare with this config, or set --config.tokenizer.*"
         )
 

@@ -181,3 +181,25 @@ def test_planted_faults_are_caught(
 ) -> None:
     with pytest.raises(AssertionError):
         check(tokenizer, bases)
+
+
+@given(st.integers(2, 5), st.text(alphabet="ACGTacgtNRU", max_size=80))
+def test_overlapping_kmers(k: int, text: str) -> None:
+    tokenizer, bases = from_spec({"name": "kmer", "k": k, "stride": 1}), text.encode()
+    assert from_spec(tokenizer.spec()) == tokenizer
+    tokens = tokenizer.encode(bases)
+    plain = Nucleotide().decode(Nucleotide().encode(bases))
+    assert tokenizer.decode(tokens) == plain
+    assert len(tokens) == len(bases) == tokenizer.token_lengths[tokens].sum()
+    other = tokenizer.reverse_complement(tokens)
+    np.testing.assert_array_equal(other, tokenizer.encode(reverse_complement(bases)))
+    for at in range(len(bases) - k + 1):
+        word = plain[at : at + k]
+        expected = Nucleotide().encode(word[:1]) if b"N" in word else Kmer(k).encode(word)
+        assert tokens[at] == expected[0]
+
+
+def test_a_stride_between_one_and_k_is_refused() -> None:
+    assert from_spec({"name": "kmer", "k": 4, "stride": 4}) == Kmer(4)
+    with pytest.raises(UserError, match="stride is 2; choose 1"):
+        from_spec({"name": "kmer", "k": 4, "stride": 2})
