@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dnallm_jax.model.attention import attention
 
@@ -42,6 +43,9 @@ class Execution:
     attention: str = "blockwise"
     unroll: bool = False  # unrolled layers run faster on CPU, scanned ones compile faster
     remat: bool = False  # recompute each block in the backward pass instead of keeping activations
+    # How activations [B, ...] are split, on more than one device. Without it the compiler splits
+    # their width as it finds the parameters split, and then every device works on every row.
+    rows: NamedSharding | None = None
 
 
 def _param(
@@ -165,6 +169,20 @@ def logical_axes(module: Callable[..., nnx.Module], *args: Any) -> Params:
     return nnx.to_pure_dict(state, extract_fn=lambda variable: variable.get_metadata("axes"))
 
 
+def _by_rows(x_BLD: jax.Array, run: Execution) -> jax.Array:
+    """Activations split as `run.rows` says, and in no other way."""
+    return x_BLD if run.rows is None else jax.lax.with_sharding_constraint(x_BLD, run.rows)
+
+
+def _embed(embedding_VD: jax.Array, tokens_BL: jax.Array, run: Execution) -> jax.Array:
+    """[B, L, D] in `run.dtype`. The table is small: each device looks its rows up in all of it."""
+    table_VD = embedding_VD.astype(run.dtype)
+    if run.rows is not None:
+        whole = NamedSharding(run.rows.mesh, PartitionSpec())
+        table_VD = jax.lax.with_sharding_constraint(table_VD, whole)
+    return _by_rows(table_VD[tokens_BL], run)
+
+
 def hidden_states(
     p: Params,
     spec: GPTSpec,
@@ -176,13 +194,12 @@ def hidden_states(
     causal: bool = True,
 ) -> jax.Array:
     """The backbone: tokens, segment ids, positions (int32 [B, L]) -> [B, L, D] in `run.dtype`."""
-    dtype = jnp.dtype(run.dtype)
     cos, sin = rope_table(positions_BL, spec.head_width, spec.rope_base)
     plain = functools.partial(block, causal=causal, backend=run.attention)
     layer = jax.checkpoint(plain) if run.remat else plain
     x_BLD, _ = jax.lax.scan(
-        lambda x, blk: (layer(blk, x, segment_ids_BL, cos, sin), None),
-        p["embedding"].astype(dtype)[tokens_BL],
+        lambda x, blk: (_by_rows(layer(blk, x, segment_ids_BL, cos, sin), run), None),
+        _embed(p["embedding"], tokens_BL, run),
         p["blocks"],
         unroll=spec.layers if run.unroll else 1,
     )

@@ -1,8 +1,12 @@
 """How does the model run on this platform, and why? Every "auto" of the config is settled here."""
 
+import dataclasses
+
 import jax
+from jax.sharding import Mesh
 
 from dnallm_jax.model.gpt import Execution
+from dnallm_jax.parallel.mesh import sharding
 
 
 def choose(
@@ -26,3 +30,8 @@ def choose(
         lines.append(f"layers      {'unrolled' if cpu else 'scanned'} ({why})")
     run = Execution(dtype=dtype, attention=attention, unroll=unroll == "yes", remat=remat)
     return run, lines
+
+
+def on_mesh(run: Execution, mesh: Mesh) -> Execution:
+    """The same, with every row of a batch worked on where the axis table puts it."""
+    return dataclasses.replace(run, rows=sharding(mesh, "batch"))

@@ -23,6 +23,7 @@ from data_pipeline.views import View
 from dnallm_jax.model.classifier import virus_logits
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params
 from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.parallel.execution import on_mesh
 
 # Sequences are taken in groups of about so many bases; in a group, windows of like length share
 # batches.
@@ -69,7 +70,9 @@ class Scorer:
         self._window, self._batch_tokens = window, batch_tokens
         self._sizes = window_sizes(window)
         self._logits = jax.jit(
-            functools.partial(virus_logits, spec=spec, run=run, pooling=pooling, causal=causal)
+            functools.partial(
+                virus_logits, spec=spec, run=on_mesh(run, mesh), pooling=pooling, causal=causal
+            )
         )
 
     def of(self, params: Params) -> "Scorer":

@@ -20,6 +20,7 @@ from dnallm_jax.model.classifier import Classifier
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params, initialise, logical_axes
 from dnallm_jax.parallel import hosts
 from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.planning.flops import flops_per_token
 from dnallm_jax.training import objectives, step
 from dnallm_jax.training.checkpoints import Account, Checkpoints, read_manifest, restore_part
@@ -117,7 +118,11 @@ def finetune(
             functools.partial(initialise, Classifier, spec, seed=settings.seed), tx, mesh, axes
         )
         objective = functools.partial(
-            objectives.virus, spec=spec, run=run, pooling=settings.pooling, causal=settings.causal
+            objectives.virus,
+            spec=spec,
+            run=on_mesh(run, mesh),
+            pooling=settings.pooling,
+            causal=settings.causal,
         )
         checkpoints = Checkpoints(
             folder / CHECKPOINTS,

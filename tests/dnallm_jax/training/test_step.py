@@ -1,0 +1,249 @@
+"""Is a step the same on any mesh, its work and state in parts, donated and compiled once?"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from data_pipeline.tokenizers import Nucleotide
+from dnallm_jax.config import Optimizer
+from dnallm_jax.model.gpt import GPT, Execution, Params, logical_axes
+from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.parallel.execution import on_mesh
+from dnallm_jax.parallel.mesh import make_mesh, to_device
+from dnallm_jax.training import objectives, step
+from dnallm_jax.training.objectives import Batch, Sums
+from dnallm_jax.training.optimizer import make_optimizer
+from tests.dnallm_jax.tiny import QUICK, RUN, SPEC, numpy_params, packed
+
+MESHES = {
+    "fsdp=8": (1, 8, 1),
+    "data=2 x fsdp=4": (2, 4, 1),
+    "fsdp=4 x tensor=2": (1, 4, 2),
+    "data=2 x fsdp=2 x tensor=2": (2, 2, 2),
+}
+LENGTH = 48  # no other size of the network
+ROWS = [[30, 1, 9], [48], [20, 20], [], [48], [7] * 6, [40], [16, 32]]
+TX = make_optimizer(Optimizer(learning_rate=0.01, warmup_steps=0, clip=0.5), 10)
+
+
+def start(mesh: Mesh) -> tuple[step.TrainState, Any]:
+    return step.make_state(lambda: numpy_params(GPT), TX, mesh, logical_axes(GPT, SPEC))
+
+
+def next_token(run: Execution) -> step.Objective:
+    bases = Nucleotide().token_bases
+    return functools.partial(objectives.next_token, spec=SPEC, run=run, token_bases=bases)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one update gave, on the host."""
+
+    compiled: jax.stages.Compiled
+    sums: dict[str, float]
+    gradient: Params  # clipped; Adam's first moment after one update is a tenth of it
+    params: Params
+
+
+@functools.cache
+def one_update(sizes: tuple[int, int, int], placed: bool = True) -> Outcome:
+    """One update of the GPT on a mesh of as many devices as the sizes say."""
+    mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+    state, shardings = start(mesh)
+    batch = to_device(packed(ROWS, LENGTH), mesh)
+    run = on_mesh(RUN, mesh) if placed else RUN
+    train_step = step.make_train_step(next_token(run), TX, shardings)
+    compiled = train_step.lower(state, batch).compile(QUICK)
+    state, sums = compiled(state, batch)
+    moment = jax.device_get(optax.tree.get(state["optimizer"], "mu"))
+    return Outcome(
+        compiled,
+        {key: float(value) for key, value in sums.items()},
+        jax.tree.map(lambda m: m / 0.1, moment),
+        jax.device_get(state["params"]),
+    )
+
+
+def differences(got: Outcome, wanted: Outcome) -> list[str]:
+    """Sums that differ by more than 1e-6 of themselves, gradients by more than 1e-5 of a leaf."""
+    found = [
+        f"{key}: {got.sums[key]} instead of {value}"
+        for key, value in wanted.sums.items()
+        if abs(got.sums[key] - value) > 1e-6 * abs(value)
+    ]
+    flat, _ = jax.tree_util.tree_flatten_with_path(wanted.gradient)
+    for (path, leaf), other in zip(flat, jax.tree.leaves(got.gradient), strict=True):
+        if np.abs(other - leaf).max() > 1e-5 * np.abs(leaf).max():
+            found.append(f"gradient of {jax.tree_util.keystr(path)}")
+    return found
+
+
+@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+def test_a_step_on_a_mesh_is_the_step_on_one_device(sizes: tuple[int, int, int]) -> None:
+    assert differences(one_update(sizes), one_update((1, 1, 1))) == []
+
+
+def test_a_wrong_gradient_is_caught() -> None:
+    whole = one_update((1, 1, 1))
+    # As if the parts of a batch had been averaged each by itself: 1 in 10,000 off.
+    off = dataclasses.replace(whole, gradient=jax.tree.map(lambda g: 1.0001 * g, whole.gradient))
+    assert differences(off, whole)
+
+
+def test_an_update_moves_every_parameter_by_adam() -> None:
+    whole = one_update((1, 1, 1))
+    before = numpy_params(GPT)
+    norm = optax.tree.norm(whole.gradient)
+    assert float(norm) == pytest.approx(0.5, rel=1e-5)  # clipped
+    assert whole.sums["gradient_norm"] > 0.5  # reported as it was
+    flat, _ = jax.tree_util.tree_flatten_with_path(before)
+    for (path, old), new, gradient in zip(
+        flat, jax.tree.leaves(whole.params), jax.tree.leaves(whole.gradient), strict=True
+    ):
+        is_matrix = not any(w in jax.tree_util.keystr(path) for w in ("norm", "embedding"))
+        direction = gradient / (np.abs(gradient) + 1e-8) + 0.1 * is_matrix * np.asarray(old)
+        np.testing.assert_allclose(new, old - 0.01 * direction, rtol=0, atol=2e-6)
+
+
+def strange_transfers(sizes: tuple[int, int, int], outcome: Outcome) -> list[str]:
+    """Activations [B, L, ...] that devices exchange though each could work on its own rows.
+
+    Only the tensor axis makes sums over activations, and only of the rows of one part of the batch.
+    """
+    own_rows = len(ROWS) // (sizes[0] * sizes[1])
+    found = []
+    for line in outcome.compiled.as_text().splitlines():
+        kind = re.search(r" (all-gather|all-reduce|all-to-all|collective-permute)\(", line)
+        for shape in re.findall(r"f32\[([\d,]+)\]", line[: kind.start()]) if kind else []:
+            numbers = [int(number) for number in shape.split(",")]
+            is_activation = LENGTH in numbers
+            is_expected = sizes[2] > 1 and kind[1] == "all-reduce" and numbers[0] == own_rows
+            if is_activation and not is_expected:
+                found.append(f"{kind[1]} {shape}")
+    return found
+
+
+@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+def test_parameters_travel_to_the_rows_not_rows_to_the_parameters(
+    sizes: tuple[int, int, int],
+) -> None:
+    assert strange_transfers(sizes, one_update(sizes)) == []
+
+
+def test_rows_worked_on_by_every_device_are_caught() -> None:
+    assert strange_transfers((1, 8, 1), one_update((1, 8, 1), placed=False))
+
+
+# The part of every array that one device of fsdp=4 x tensor=2 holds.
+PARTS = {
+    "embedding": (6, 8),
+    "wq": (2, 8, 2, 8), "wk": (2, 8, 1, 8), "wv": (2, 8, 1, 8), "wo": (2, 2, 8, 8),
+    "gate": (2, 8, 32), "up": (2, 8, 32), "down": (2, 32, 8),
+    "lm_head": (8, 6),
+    "attention_norm": (2, 32), "mlp_norm": (2, 32), "final_norm": (32,),
+    "q_norm": (2, 8), "k_norm": (2, 8),
+}  # fmt: skip
+
+
+def not_in_parts(tree: Any) -> list[str]:
+    """Leaves named in PARTS of which some device holds something else."""
+    found = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = str(path[-1].key)
+        shapes = {shard.data.shape for shard in leaf.addressable_shards}
+        if shapes != {PARTS[name]} or len(leaf.addressable_shards) != 8:
+            found.append(name)
+    return found
+
+
+def moments(state: step.TrainState) -> list[Params]:
+    return [optax.tree.get(state["optimizer"], name) for name in ("mu", "nu")]
+
+
+def bytes_on_a_device(tree: Any) -> int:
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def test_parameters_and_moments_are_born_in_parts() -> None:
+    state, shardings = start(make_mesh(1, 4, 2))
+    # What a step gives back lies as its state came: `make_train_step` is told the same shardings.
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
+    for tree in (state["params"], *moments(state)):
+        assert not_in_parts(tree) == []
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(state["params"]))
+    assert bytes_on_a_device(state["params"]) < total / 6  # 8 but for the embedding and norms
+    assert bytes_on_a_device(state) == pytest.approx(3 * bytes_on_a_device(state["params"]), abs=64)
+
+
+def test_a_state_held_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(meshes.RULES, "embed", ())
+    state, _ = start(make_mesh(1, 4, 2))
+    assert "wq" in not_in_parts(state["params"])
+    assert "wq" in not_in_parts(moments(state)[1])
+
+
+def bigram(params: Params, batch: Batch) -> Sums:
+    """A cheap objective: what a step does around an objective is tested."""
+    logits = params["embedding"][batch["tokens"]] @ params["lm_head"]
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"])
+    return {"loss": jnp.sum(nats * batch["weights"]), "weight": jnp.sum(batch["weights"])}
+
+
+def start_bigram(mesh: Mesh) -> tuple[step.TrainState, Any]:
+    rng = np.random.default_rng(0)
+    shapes = {"embedding": (6, 32), "lm_head": (32, 6)}
+    params = {k: rng.standard_normal(v).astype(np.float32) for k, v in shapes.items()}
+    axes = {"embedding": (None, "embed"), "lm_head": ("embed", None)}
+    return step.make_state(lambda: jax.tree.map(jnp.asarray, params), TX, mesh, axes)
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """The names of what XLA compiles from here on."""
+    events: list[str] = []
+
+    def listen(event: str, _: float, **words: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            events.append(str(words))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_steps_compile_once_donate_the_state_and_move_nothing_unasked(
+    compilations: list[str],
+) -> None:
+    mesh = make_mesh(2, 2, 2)
+    state, shardings = start_bigram(mesh)
+    train_step, evaluate = step.make_train_step(bigram, TX, shardings), step.make_eval_step(bigram)
+    losses = []
+    with jax.transfer_guard("disallow"):
+        for number in range(5):
+            if number == 1:
+                compilations.clear()
+            old = jax.tree.leaves(state)
+            batch = to_device(packed(ROWS, LENGTH, seed=number), mesh)
+            state, sums = train_step(state, batch)
+            assert all(leaf.is_deleted() for leaf in old)
+            assert evaluate(state["params"], batch)["weight"] == sums["weight"]
+            losses.append(float(jax.device_get(sums["loss"])))
+    assert compilations == []
+    assert int(state["step"]) == 5
+    assert len(set(losses)) == 5
+
+    # The checks above can fail: another shape compiles, an array of the host is refused.
+    shorter = to_device(packed([[20]] * 8, 32), mesh)
+    evaluate(state["params"], shorter)
+    assert len(compilations) == 1
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match=r"[Dd]isallowed.*transfer"):
+        train_step(state, packed(ROWS, LENGTH))
