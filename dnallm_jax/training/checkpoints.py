@@ -193,8 +193,8 @@ class Checkpoints:
             self._scores[step] = self._sign * value
 
     def _best_first(self) -> list[int]:
-        """The steps that have a metric, the best in front; of equals the earliest."""
-        return sorted(self._scores, key=lambda step: (-self._scores[step], step))
+        """The steps that have a metric, the best in front; of equals the latest."""
+        return sorted(self._scores, key=lambda step: (-self._scores[step], -step))
 
     def _delete(self, step: int) -> None:
         self._scores.pop(step, None)

@@ -273,9 +273,11 @@ def test_without_a_metric_a_checkpoint_is_never_the_best(tmp_path: pathlib.Path)
     assert manifest["step"] == 2
 
 
-def test_of_equals_the_earliest_is_the_best(tmp_path: pathlib.Path) -> None:
+def test_of_equals_the_latest_is_the_best(tmp_path: pathlib.Path) -> None:
     save_all(tmp_path / "c", {step: {METRIC: 1.0} for step in (1, 2, 3)}, keep=1)
-    assert saved_steps(tmp_path / "c") == [1, 3]
+    assert saved_steps(tmp_path / "c") == [3]
+    _, manifest = opened(tmp_path / "c").restore_best(state_on(mesh_of()))
+    assert manifest["step"] == 3
 
 
 # Damage
