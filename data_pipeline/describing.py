@@ -17,6 +17,8 @@ def lines(manifest: Mapping[str, Any]) -> Iterator[str]:
         if "rows" in found:
             length = manifest["options"]["row_length"]
             parts.append(f"{found['rows']:,} rows of {length} filled to {found['fill']:.1%}")
+        if found.get("repeated"):
+            parts.append(f"{found['repeated']:,} bases come again (phases, wrapping)")
         if "viral" in found:
             parts.append(f"{found['viral']:,} viral")
         yield f"  {split:<11} {', '.join(parts)}"

@@ -1,19 +1,38 @@
 """python main.py prepare --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...]
+python main.py prepare --inspect --workdir=DIR
 
 Reads the genomes named by config.corpus into a TFDS data set of packed rows (DIR/data/corpus) and
 the labelled records named by config.contigs into a second one (DIR/data/contigs). Paths are
 relative to config.root. What is there already and of the same identity is kept.
+
+--inspect builds nothing: it shows what has been prepared in DIR, and draws it beside the manifests
+(DIR/data/corpus/corpus.svg, DIR/data/contigs/contigs.svg).
 """
 
 import os
+import pathlib
+from typing import TYPE_CHECKING
 
+from absl import flags
+
+from data_pipeline.errors import UserError
 from dnallm_jax.commands import common
 
-define_flags = common.define_config_flags
+if TYPE_CHECKING:
+    from data_pipeline.contigs import Contigs
+    from data_pipeline.corpus import Corpus
+
+
+def define_flags() -> None:
+    common.define_config_flags()
+    flags.DEFINE_boolean("inspect", False, "show what has been prepared; build nothing")
 
 
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
+    if flags.FLAGS.inspect:
+        _inspect(common.workdir())
+        return
     config, workdir = common.config(), common.workdir()
 
     from data_pipeline import describing
@@ -58,3 +77,53 @@ def run(arguments: list[str]) -> None:
         )
         for line in describing.lines(contigs.manifest):
             print(line)
+
+
+def _inspect(workdir: pathlib.Path) -> None:
+    from data_pipeline.contigs import open_contigs
+    from data_pipeline.corpus import open_corpus
+    from data_pipeline.inspecting import inspection
+
+    opened: list[Corpus | Contigs] = []
+    if (workdir / common.CORPUS / "corpus.json").exists():
+        opened.append(open_corpus(str(workdir / common.CORPUS)))
+    if (workdir / common.CONTIGS / "contigs.json").exists():
+        opened.append(open_contigs(str(workdir / common.CONTIGS)))
+    if not opened:
+        raise UserError(f"{workdir}: nothing has been prepared here; run prepare with a config")
+    for data in opened:
+        for line in inspection(data):
+            print(line)
+        print(f"  picture     {_draw(data)}")
+
+
+def _draw(data: "Corpus | Contigs") -> str:
+    """Lengths, groups and Markov floor of a data set as an SVG; the path it was written to."""
+    import matplotlib.figure
+
+    from data_pipeline.inspecting import histogram, record_lengths
+
+    manifest = data.manifest
+    floor = (manifest.get("markov") or {}).get("bits_per_base", {})
+    figure = matplotlib.figure.Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots(1, 3 if floor else 2)
+    for split, lengths in record_lengths(data).items():
+        edges, counts = histogram(lengths)
+        axes[0].stairs(counts, edges, label=split)
+    axes[0].set(xscale="log", xlabel="length of a record, bases", ylabel="records")
+    axes[0].legend(frameon=False)
+    names = sorted({name for found in manifest["splits"].values() for name in found["groups"]})
+    height = 0.8 / len(manifest["splits"])
+    for number, (split, found) in enumerate(manifest["splits"].items()):
+        bases = [found["groups"].get(name, {"bases": 0})["bases"] for name in names]
+        places = [place + number * height for place in range(len(names))]
+        axes[1].barh(places, bases, height, label=split)
+    axes[1].set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names)
+    axes[1].set(xscale="log", xlabel="bases by group")
+    if floor:
+        axes[2].plot([int(order) for order in floor], list(floor.values()), marker="o")
+        axes[2].set(xlabel="order of the Markov model", ylabel="bits per base on validation")
+    figure.suptitle(f"{manifest['kind']} {data.fingerprint[:16]}")
+    path = os.path.join(data.data_dir, f"{manifest['kind']}.svg")
+    figure.savefig(path)
+    return path
