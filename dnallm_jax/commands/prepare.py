@@ -11,16 +11,12 @@ relative to config.root. What is there already and of the same identity is kept.
 
 import os
 import pathlib
-from typing import TYPE_CHECKING
+from typing import Any
 
 from absl import flags
 
 from data_pipeline.errors import UserError
 from dnallm_jax.commands import common
-
-if TYPE_CHECKING:
-    from data_pipeline.contigs import Contigs
-    from data_pipeline.corpus import Corpus
 
 
 def define_flags() -> None:
@@ -84,7 +80,7 @@ def _inspect(workdir: pathlib.Path) -> None:
     from data_pipeline.corpus import open_corpus
     from data_pipeline.inspecting import inspection
 
-    opened: list[Corpus | Contigs] = []
+    opened: list[Any] = []
     if (workdir / common.CORPUS / "corpus.json").exists():
         opened.append(open_corpus(str(workdir / common.CORPUS)))
     if (workdir / common.CONTIGS / "contigs.json").exists():
@@ -97,8 +93,8 @@ def _inspect(workdir: pathlib.Path) -> None:
         print(f"  picture     {_draw(data)}")
 
 
-def _draw(data: "Corpus | Contigs") -> str:
-    """Lengths, groups and Markov floor of a data set as an SVG; the path it was written to."""
+def _draw(data: Any) -> str:
+    """Lengths, groups and Markov floor of a Corpus or Contigs as an SVG; the path of the file."""
     import matplotlib.figure
 
     from data_pipeline.inspecting import histogram, record_lengths
