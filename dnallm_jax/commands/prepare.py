@@ -3,7 +3,8 @@ python main.py prepare --inspect --workdir=DIR
 
 Reads the genomes named by config.corpus into a TFDS data set of packed rows (DIR/data/corpus) and
 the labelled records named by config.contigs into a second one (DIR/data/contigs). Paths are
-relative to config.root. What is there already and of the same identity is kept.
+relative to config.root; web addresses and - (standard input) are saved in DIR/data/downloads first.
+What is there already and of the same identity is kept.
 
 --inspect builds nothing: it shows what has been prepared in DIR, and draws it beside the manifests
 (DIR/data/corpus/corpus.svg, DIR/data/contigs/contigs.svg).
@@ -34,10 +35,12 @@ def run(arguments: list[str]) -> None:
     from data_pipeline import describing
     from data_pipeline.contigs import ContigsOptions, build_contigs
     from data_pipeline.corpus import CorpusOptions, build_corpus
+    from data_pipeline.saving import saved
     from dnallm_jax.config import tokenizer_spec
 
     def rooted(patterns: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(os.path.join(config.root, p) if "://" not in p else p for p in patterns)
+        paths = [p if p == "-" or "://" in p else os.path.join(config.root, p) for p in patterns]
+        return saved(paths, str(workdir / "data" / "downloads"))
 
     if config.corpus.sources:
         corpus = build_corpus(
