@@ -216,18 +216,16 @@ def fault(data: bytes, path: pathlib.Path, rng: random.Random) -> tuple[str, str
     """('', what became of it) for a file of content `data`; ('what is wrong', '') for a fault."""
     path.write_bytes(data)
     try:
-        found = [(r.id, r.bases) for r in reading.read_records([str(path)], strict=False)]
+        records = [(r.id, r.bases) for r in reading.read_records([str(path)], strict=False)]
     except UserError as problem:
         message = str(problem)
         if not message.startswith(f"{path}: ") or not message.isprintable():
             return f"a message that is not one clear line: {message!r}", ""
-        found, kind = (
-            None,
-            re.sub(r"'.*?'|\".*?\"|byte 0x..|\d+", "*", message.partition(": ")[2])[:60],
-        )
+        found = None
+        kind = re.sub(r"'.*?'|\".*?\"|byte 0x..|\d+", "*", message.partition(": ")[2])[:60]
     else:
-        kind = "read"
-        for name, bases in found:
+        found, kind = records, "read"
+        for name, bases in records:
             if not name or not LETTERS.issuperset(bases):
                 return f"nonsense was read: {name!r}, {bases[:60]!r}", ""
     name = next((n for n, magic in MAGIC.items() if data.startswith(magic)), "")

@@ -1,9 +1,9 @@
 """The recipe of `genomes` on a few real megabases: everything runs, in about ten minutes.
 
-  python main.py prepare  --config=configs/small.py --workdir=runs/small --config.root=GENOMES
-  python main.py pretrain --config=configs/small.py --workdir=runs/small
-  python main.py finetune --config=configs/small.py --workdir=runs/small
-  python main.py evaluate --config=configs/small.py --workdir=runs/small
+python main.py prepare  --config=configs/small.py --workdir=runs/small --config.root=GENOMES
+python main.py pretrain --config=configs/small.py --workdir=runs/small
+python main.py finetune --config=configs/small.py --workdir=runs/small
+python main.py evaluate --config=configs/small.py --workdir=runs/small
 """
 
 from ml_collections import ConfigDict
