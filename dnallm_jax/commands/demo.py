@@ -10,6 +10,11 @@ from absl import flags
 
 from dnallm_jax.commands import common
 
+_OWN = (
+    *("simulated", "data", common.PRETRAIN, common.FINETUNE, common.BUNDLE, common.EVALUATION),
+    "scores.tsv",
+)
+
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", "runs/demo", "the folder of the demo; begun anew each time")
@@ -31,10 +36,14 @@ def run(arguments: list[str]) -> None:
     from data_pipeline.simulate import write_demo
 
     workdir = pathlib.Path(flags.FLAGS.workdir).absolute()
-    if workdir.is_file() or (
-        workdir.is_dir() and any(workdir.iterdir()) and not (workdir / "simulated").is_dir()
-    ):
-        raise UserError(f"{workdir} is not a demo's folder; choose another --workdir")
+    # What is begun anew is deleted, so it must be a demo's and hold nothing else.
+    found = sorted(path.name for path in workdir.iterdir()) if workdir.is_dir() else []
+    foreign = [name for name in found if not name.startswith(_OWN)]
+    if workdir.is_file() or foreign or (found and "simulated" not in found):
+        raise UserError(
+            f"{workdir} is not a demo's folder ({', '.join(foreign or found) or 'a file'}); "
+            "choose another --workdir"
+        )
     shutil.rmtree(workdir, ignore_errors=True)
     truth = write_demo(workdir / "simulated")
     main = pathlib.Path(__file__).resolve().parents[2] / "main.py"

@@ -8,6 +8,7 @@ model's training windows were.
 
 from absl import flags
 
+from data_pipeline.errors import UserError
 from dnallm_jax.commands import common
 
 
@@ -24,19 +25,26 @@ def define_flags() -> None:
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
     config, workdir = common.config(), common.workdir()
-    common.start_devices()
 
     import pathlib
 
     from data_pipeline.contigs import open_contigs
+
+    split = flags.FLAGS.split
+    contigs = open_contigs(str(workdir / common.CONTIGS))
+    if split not in contigs.splits:
+        raise UserError(
+            f"{workdir / common.CONTIGS} has no {split} split, only {', '.join(contigs.splits)}; "
+            f"choose one of them, or name {split} contigs in the config and prepare again"
+        )
+    common.start_devices()
+
     from dnallm_jax.evaluation import evaluating
     from dnallm_jax.parallel.execution import choose
     from dnallm_jax.parallel.mesh import make_mesh
     from dnallm_jax.scoring import bundle
     from dnallm_jax.training import finetuning, telemetry
 
-    split = flags.FLAGS.split
-    contigs = open_contigs(str(workdir / common.CONTIGS))
     execution, _ = choose(**vars(config.execution))
     detector = bundle.open_bundle(
         pathlib.Path(flags.FLAGS.bundle or workdir / common.BUNDLE),
