@@ -38,7 +38,7 @@ def program(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
             cwd=folder,
             env=environment,
             check=False,
-            timeout=280,
+            timeout=880,
         )
         return subprocess.CompletedProcess(
             ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()

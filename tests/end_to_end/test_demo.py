@@ -17,6 +17,8 @@ from dnallm_jax.training.checkpoints import newest_whole, read_manifest, saved_s
 from dnallm_jax.training.telemetry import read_metrics
 from tests.end_to_end.conftest import Program
 
+pytestmark = pytest.mark.timeout(900)  # for a machine with other work to do
+
 # The demo's own recipe on a fraction of its budget, of which compiling takes the most.
 RECIPE = """
 from configs import demo

@@ -12,6 +12,8 @@ from data_pipeline.reading import fields, read_records
 from dnallm_jax.training.checkpoints import read_manifest
 from tests.end_to_end.conftest import Program
 
+pytestmark = pytest.mark.timeout(900)  # for a machine with other work to do
+
 # A network and a budget too small to learn anything: only the way is tested here.
 SMALLER = [
     f"--config.{setting}"
