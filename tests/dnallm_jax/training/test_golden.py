@@ -1,0 +1,118 @@
+"""Do four steps of training still give the very numbers they gave before?
+
+GOLDEN holds, for both objectives, what the first step reports and the loss that the fourth starts
+from, on fixed parameters and batches (numpy's, so that no version of JAX changes them), in float32.
+They are the same to 1e-5 on one CPU device and on eight, with jax 0.10.2 and jax 0.12.0.1
+(measured: to 4e-7). GOLDEN_START is of the parameters that a seed draws, which is left to JAX.
+
+A number that moves means that the same data now train another model: the network, the loss, the
+optimizer or its schedule changed. If that was meant, say so in CHANGELOG.md (runs started before
+can no longer be repeated) and take the new numbers from
+
+    JAX_PLATFORMS=cpu python -m tests.dnallm_jax.training.test_golden
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from data_pipeline.tokenizers import Nucleotide
+from dnallm_jax.config import Optimizer
+from dnallm_jax.model.classifier import Classifier
+from dnallm_jax.model.gpt import GPT, initialise, logical_axes
+from dnallm_jax.parallel.execution import on_mesh
+from dnallm_jax.parallel.mesh import make_mesh, to_device
+from dnallm_jax.training import objectives, step
+from dnallm_jax.training.optimizer import make_optimizer
+from tests.dnallm_jax.tiny import QUICK, RUN, SPEC, numpy_params, packed, quick_jit
+
+GOLDEN: dict[str, dict[str, float]] = {
+    "next token": {
+        "loss": 656.44519,
+        "weight": 293.0,
+        "gradient_norm": 3.4868393,
+        "loss_after_3_steps": 515.51782,
+    },
+    "virus": {
+        "loss": 4.4503088,
+        "weight": 6.5,
+        "gradient_norm": 1.8711356,
+        "loss_after_3_steps": 6.6750851,
+    },
+}
+GOLDEN_START = {"first": -0.42097196, "length": 28.945545}
+ROWS = [[64], [30, 1, 9], [20, 20, 24], [], [48, 16], [7] * 6, [60], [16, 32]]
+OPTIMIZER = Optimizer(learning_rate=3e-3, warmup_steps=2)
+
+
+def batch(number: int) -> dict[str, np.ndarray]:
+    """Batch `number` of either objective; one row of it is nothing but padding."""
+    rng = np.random.default_rng(number)
+    labels = rng.integers(0, 2, len(ROWS)).astype(np.float32)
+    weights = np.array([1, 1, 1, 0, 1, 0.5, 1, 1], np.float32)
+    tokens = packed(ROWS, 64, seed=number)
+    return {**tokens, "labels": labels, "example_weights": weights}
+
+
+def figures(objective: str, sizes: tuple[int, int, int]) -> dict[str, float]:
+    """What GOLDEN holds, of steps on a mesh of as many devices as the sizes say."""
+    mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+    of_batch, module, frozen = {
+        "next token": (
+            functools.partial(objectives.next_token, token_bases=Nucleotide().token_bases),
+            GPT,
+            0,
+        ),
+        "virus": (functools.partial(objectives.virus, pooling="mean", causal=False), Classifier, 1),
+    }[objective]
+    tx = make_optimizer(OPTIMIZER, 10, frozen="backbone", frozen_steps=frozen)
+    state, shardings = step.make_state(
+        lambda: numpy_params(module), tx, mesh, logical_axes(module, SPEC)
+    )
+    train_step = step.make_train_step(
+        functools.partial(of_batch, spec=SPEC, run=on_mesh(RUN, mesh)), tx, shardings
+    )
+    compiled = train_step.lower(state, to_device(batch(0), mesh)).compile(QUICK)
+    reports = []
+    for number in range(4):
+        state, sums = compiled(state, to_device(batch(number), mesh))
+        reports.append(sums)
+    names = ("loss", "weight", "gradient_norm")
+    first = {name: float(reports[0][name]) for name in names}
+    return {**first, "loss_after_3_steps": float(reports[3]["loss"])}
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)], ids=["one device", "eight devices"])
+@pytest.mark.parametrize("objective", ["next token", "virus"])
+def test_training_gives_the_numbers_it_gave_before(
+    objective: str, sizes: tuple[int, int, int]
+) -> None:
+    assert figures(objective, sizes) == pytest.approx(GOLDEN[objective], rel=1e-5)
+
+
+def test_another_optimizer_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "OPTIMIZER", dataclasses.replace(OPTIMIZER, beta2=0.949))
+    got, wanted = figures("next token", (1, 1, 1)), GOLDEN["next token"]
+    moved = {name for name in wanted if got[name] != pytest.approx(wanted[name], rel=1e-5)}
+    assert moved == {"loss_after_3_steps"}
+
+
+def start() -> dict[str, float]:
+    """What GOLDEN_START holds: the first entry of `wq`, and the norm of all parameters."""
+    params = quick_jit(functools.partial(initialise, GPT, SPEC, seed=0))()
+    first = params["backbone"]["blocks"]["wq"].ravel()[0]
+    return {"first": float(first), "length": float(optax.tree.norm(params))}
+
+
+def test_a_seed_draws_the_parameters_it_drew_before() -> None:
+    assert start() == pytest.approx(GOLDEN_START, rel=1e-5)
+
+
+if __name__ == "__main__":
+    for name in ("next token", "virus"):
+        print(f"{name}: {figures(name, (1, 1, 1))}")
+    print(f"start: {start()}")
