@@ -52,7 +52,9 @@ class Bases:
     strands: ClassVar[int] = 2
 
     def row_length(self, bases: int) -> int:
-        per_token = int(self.tokenizer.token_lengths.max())
+        *shorter, per_token = np.unique(self.tokenizer.token_lengths).tolist()
+        if max(shorter) > 1:  # learned tokens of any length: at worst each is a single letter
+            return _rounded(bases)
         return _rounded(bases // per_token + per_token - 1)
 
     def segments_batch(self, pieces: Sequence[bytes]) -> list[list[list[np.ndarray]]]:

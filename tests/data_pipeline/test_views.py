@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_pipeline import frames, views
+from data_pipeline.bpe import Bpe
 from data_pipeline.errors import UserError
-from data_pipeline.tokenizers import Kmer, Nucleotide, reverse_complement
+from data_pipeline.tokenizers import Kmer, Nucleotide, OverlappingKmer, reverse_complement
 from data_pipeline.views import Bases, Frames, View, make_view
 
 VIEWS: list[View] = [Bases(Nucleotide()), Bases(Kmer(3)), Bases(Kmer(6)), Frames()]
@@ -69,6 +70,14 @@ def test_bases_reads_all_of_a_piece_and_of_its_other_strand(k: int, piece: bytes
     assert view.tokenizer.decode(forward) == piece
     assert view.tokenizer.decode(backward) == reverse_complement(piece)
     assert plain(view.segments(reverse_complement(piece))) == plain([[backward], [forward]])
+
+
+def test_tokens_of_any_length_have_room_for_single_letters() -> None:
+    learned = Bpe((("A", "C"), ("AC", "AC"), ("G", "T"), ("GT", "GT")))
+    assert set(learned.token_lengths.tolist()) == {0, 1, 2, 4}
+    assert Bases(learned).row_length(300) == 304 == Bases(Nucleotide()).row_length(300)
+    assert Bases(OverlappingKmer(4)).row_length(300) == 304
+    assert Bases(Kmer(4)).row_length(300) == 80
 
 
 def test_bases_leaves_out_what_does_not_fit() -> None:
