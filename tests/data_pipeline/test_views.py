@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import frames, views
@@ -34,6 +34,7 @@ def plain(segments: list[list[np.ndarray]]) -> list[list[bytes]]:
 
 
 @pytest.mark.parametrize("view", VIEWS)
+@settings(deadline=None)
 @given(contigs)
 @example(b"")
 @example(b"A")
@@ -56,6 +57,7 @@ def test_few_row_lengths_that_never_shrink(view: View) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
+@settings(deadline=None)
 @given(st.lists(contigs, max_size=5))
 def test_a_batch_reads_each_piece_as_if_alone(view: View, batch: list[bytes]) -> None:
     read = [plain(strands) for strands in view.segments_batch(batch)]
@@ -63,6 +65,7 @@ def test_a_batch_reads_each_piece_as_if_alone(view: View, batch: list[bytes]) ->
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ACGT"), max_size=200).map(str.encode))
 def test_bases_reads_all_of_a_piece_and_of_its_other_strand(k: int, piece: bytes) -> None:
     view = Bases(Nucleotide() if k == 1 else Kmer(k))
@@ -135,6 +138,7 @@ def test_planted_ties_broken_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_otherwise(codons_of) > 0
 
 
+@settings(deadline=None)
 @given(contigs)
 def test_frames_reads_the_open_stretches_in_order(piece: bytes) -> None:
     stretches = frames.open_stretches(piece)
