@@ -25,20 +25,20 @@ def get_config() -> ConfigDict:
     c.model.kv_heads = 2
     c.model.head_width = 32
     c.model.feed_forward = 128
-    c.pretrain.steps = 80
+    c.pretrain.steps = 60
     c.pretrain.batch_rows = 32
     c.pretrain.optimizer.learning_rate = 1e-2
     c.pretrain.optimizer.warmup_steps = 20
-    c.pretrain.eval_every = 40
-    c.pretrain.save_every = 40
+    c.pretrain.eval_every = 30
+    c.pretrain.save_every = 30
     c.pretrain.eval_rows = 10_000  # all of them
-    c.finetune.steps = 100
+    c.finetune.steps = 80
     c.finetune.batch_tokens = 6_144
     c.finetune.lengths = (300, 500)
     c.finetune.negative_balance_key = "cluster"
     c.finetune.optimizer.learning_rate = 3e-3
     c.finetune.optimizer.warmup_steps = 20
-    c.finetune.eval_every = 50
-    c.finetune.save_every = 50
+    c.finetune.eval_every = 80
+    c.finetune.save_every = 40
     c.score.window = 1000
     return c

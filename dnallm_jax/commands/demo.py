@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> None:
             "choose another --workdir"
         )
     shutil.rmtree(workdir, ignore_errors=True)
-    truth = write_demo(workdir / "simulated")
+    truth = write_demo(workdir / "simulated", contigs=120)
     main = pathlib.Path(__file__).resolve().parents[2] / "main.py"
     recipe = [f"--config={flags.FLAGS.config}", f"--workdir={workdir}"]
     recipe.append(f"--config.root={workdir / 'simulated'}")
