@@ -24,6 +24,7 @@ SMALLER = [
         *("pretrain.log_every=2", "pretrain.batch_rows=8", "pretrain.eval_rows=16"),
         *("finetune.steps=4", "finetune.eval_every=4", "finetune.save_every=4"),
         *("finetune.log_every=2", "finetune.lengths=(300,)", "finetune.eval_contigs=60"),
+        "score.window=300",
     )
 ]
 
