@@ -38,6 +38,12 @@ def numpy_params(module: Callable, spec: GPTSpec = SPEC, *, seed: int = 0) -> Pa
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+@functools.cache
+def fresh_params(module: Callable, *, seed: int = 0) -> Params:
+    """The parameters that a training of `module(SPEC)` starts from."""
+    return quick_jit(functools.partial(initialise, module, SPEC, seed=seed))()
+
+
 def packed(
     rows: Sequence[Sequence[int]], length: int, *, seed: int = 0, tokenizer: Tokenizer | None = None
 ) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import pytest
 from dnallm_jax.model import classifier, gpt
 from dnallm_jax.model.classifier import POOLINGS, Classifier, pool, virus_logits
 from dnallm_jax.model.gpt import Params
-from tests.dnallm_jax.tiny import RUN, SPEC, numpy_params, packed, quick_jit
+from tests.dnallm_jax.tiny import RUN, SPEC, fresh_params, numpy_params, packed, quick_jit
 
 LENGTH = 64
 
@@ -98,5 +98,4 @@ def test_a_row_of_padding_is_finite_and_so_is_its_gradient(params: Params) -> No
 
 
 def test_a_new_head_says_nothing() -> None:
-    fresh = quick_jit(functools.partial(gpt.initialise, Classifier, SPEC, seed=0))()
-    assert not call(fresh, packed([[20, 15], [50]], LENGTH), "mean", True).any()
+    assert not call(fresh_params(Classifier), packed([[20, 15], [50]], LENGTH), "mean", True).any()
