@@ -157,6 +157,15 @@ class CorpusBatches:
         return np.unique([row_at(p, len(self._source), self._seed) for p in range(places)])
 
 
+def evenly(total: int, rows: int) -> np.ndarray:
+    """Numbers of `rows` of `total` rows (of all, if there are fewer), at even distances, rising.
+
+    A corpus is stored record by record: its first rows would be those of a few genomes.
+    """
+    rows = min(rows, total)
+    return np.arange(rows) * total // max(rows, 1)
+
+
 def in_order(
     source: Source,
     tokenizer: Tokenizer,
@@ -167,18 +176,20 @@ def in_order(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """The first `rows` rows as they are stored, this process's part of each batch.
+    """The rows of `evenly(len(source), rows)` as they are stored, this process's part of a batch.
 
     The last batch is filled up with empty rows: padding, of no weight.
     """
     mine = part_of(batch_rows, process, processes)
     empty = layout([], row_length, tokenizer)
-    rows = min(rows, len(source))
-    for start in range(0, rows, batch_rows):
-        numbers = (start + j for j in mine)
+    chosen = evenly(len(source), rows)
+    for start in range(0, len(chosen), batch_rows):
+        places = (start + j for j in mine)
         yield stack(
             [
-                packed_row(source[number], row_length, tokenizer, False) if number < rows else empty
-                for number in numbers
+                packed_row(source[int(chosen[place])], row_length, tokenizer, False)
+                if place < len(chosen)
+                else empty
+                for place in places
             ]
         )

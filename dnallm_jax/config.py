@@ -116,7 +116,7 @@ class Pretrain:
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     log_every: int = 10
     eval_every: int = 200
-    eval_rows: int = 256  # rows of the validation split, the same ones each time
+    eval_rows: int = 256  # rows of the validation split, at even distances, the same each time
     save_every: int = 200
     keep: int = 2  # newest checkpoints kept, beside the best
     seed: int = 0

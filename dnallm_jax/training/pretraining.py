@@ -207,7 +207,7 @@ def markov_beside(corpus: Corpus, config: Config) -> dict[str, Any]:
         seed=settings.seed,
     ).rows_seen(settings.steps)
     counts = markov.fit(_segments(corpus, "train", rows), range(10), both_strands=True)
-    evaluated = range(min(settings.eval_rows, len(corpus.source("validation"))))
+    evaluated = loader.evenly(len(corpus.source("validation")), settings.eval_rows)
     score = counts.score(_segments(corpus, "validation", evaluated))
     return {**counts.summary(), **score.summary()}
 

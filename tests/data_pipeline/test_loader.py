@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_pipeline import loader
-from data_pipeline.loader import Batch, CorpusBatches, in_order, layout, row_at, stream
+from data_pipeline.loader import Batch, CorpusBatches, evenly, in_order, layout, row_at, stream
 from data_pipeline.tokenizers import Kmer, Nucleotide, Tokenizer, reverse_complement
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -267,10 +269,20 @@ def test_in_order_the_uneven_end_is_filled_with_rows_of_no_weight(
     together = joined(batches)
     assert faults_of(together, tokenizer) == []
     letters = [read(row, tokenizer) for row in rows_of(together)]
-    assert letters[: min(limit, ROWS)] == rows.pieces[:limit]
+    chosen = evenly(ROWS, limit)
+    assert letters[: min(limit, ROWS)] == [rows.pieces[number] for number in chosen]
     padding = together["weights"][min(limit, ROWS) :]
     assert not padding.any()
     assert not together["segment_ids"][min(limit, ROWS) :].any()
+
+
+@given(st.integers(1, 1000), st.integers(1, 1200))
+def test_rows_at_even_distances_reach_over_all(total: int, rows: int) -> None:
+    numbers = evenly(total, rows)
+    assert len(numbers) == min(total, rows)
+    assert numbers[0] == 0
+    assert numbers[-1] >= total - -(-total // len(numbers))
+    assert set(np.diff(numbers)) <= {total // len(numbers), total // len(numbers) + 1}
 
 
 # Threads
