@@ -39,6 +39,7 @@ class Bpe:
 
     merges: tuple[tuple[str, str], ...]
     name: ClassVar[str] = "bpe"
+    covering: ClassVar[bool] = True
 
     @functools.cached_property
     def tokens(self) -> list[str]:

@@ -18,12 +18,19 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipeline import bpe, datasets, kmers, markov
+from data_pipeline import bpe, datasets, floors, markov
 from data_pipeline.corpus_options import CorpusOptions
 from data_pipeline.errors import UserError
 from data_pipeline.overlap import overlap
 from data_pipeline.packing import Piece, pack
-from data_pipeline.pieces import BLOCK_BASES, SplitPlan, marked_lengths, pieces, unmarked
+from data_pipeline.pieces import (
+    BLOCK_BASES,
+    SplitPlan,
+    check_counts,
+    marked_lengths,
+    pieces,
+    unmarked,
+)
 from data_pipeline.reading import expand
 from data_pipeline.survey import Measured, chosen, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
@@ -48,11 +55,12 @@ class SplitInfo:
     rows: int
     tokens: int
     bases: int  # of its records, each once
-    repeated: int = 0  # bases in the rows beyond those, by `phases` and `wrap_circular`
+    repeated: int  # beyond those, by `phases` and `wrap_circular`
+    covered: int  # by the tokens; a codon stream leaves some out and reads some twice
 
     @property
     def bases_per_token(self) -> float:
-        return (self.bases + self.repeated) / self.tokens
+        return self.covered / self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +77,10 @@ class RowSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """tokens dtype[<= L], segment_lengths int32[S], starts int64[S], record_ids bytes.
 
-        `record_ids` joins S ids by newlines. The arrays are read-only views. What TFDS itself
-        decodes to, in a fraction of the time: our features are all bytes. Where the soft mask is
-        stored, `weights` as well, float32[<= L]: 1, less for tokens with lower-case letters.
+        `starts` are offsets in the records: in bases, or of a codon stream in tokens. `record_ids`
+        joins S ids by newlines. The arrays are read-only views. What TFDS itself decodes to, in a
+        fraction of the time: our features are all bytes. Where the soft mask is stored, `weights`
+        as well, float32[<= L]: 1, less for tokens with lower-case letters.
         """
         example = tf_example_pb2.Example.FromString(self.raw[index])
         values = {
@@ -118,7 +127,11 @@ class Corpus:
     def splits(self) -> dict[str, SplitInfo]:
         return {
             name: SplitInfo(
-                counts["rows"], counts["tokens"], counts["bases"], counts.get("repeated", 0)
+                counts["rows"],
+                counts["tokens"],
+                counts["bases"],
+                repeated=(repeated := counts.get("repeated", 0)),
+                covered=counts.get("covered", counts["bases"] + repeated),
             )
             for name, counts in self.manifest["splits"].items()
         }
@@ -126,9 +139,8 @@ class Corpus:
     def source(self, split: str) -> RowSource:
         """Random access to the rows of a split; UserError if the corpus has no such split."""
         if split not in self.splits:
-            raise UserError(
-                f"{self.data_dir}: the corpus has no split {split!r}, only {', '.join(self.splits)}"
-            )
+            known = ", ".join(self.splits)
+            raise UserError(f"{self.data_dir}: the corpus has no split {split!r}, only {known}")
         raw = tfds.builder_from_directory(self.folder).as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
@@ -160,7 +172,9 @@ class PackedCorpus(tfds.core.ShardBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, **kwargs: Any) -> None:
-        self.written: dict[str, Counter[str]] = {}  # split -> rows, tokens and bases handed to TFDS
+        self.written: dict[
+            str, Counter[str]
+        ] = {}  # split -> rows, tokens, bases ... handed to TFDS
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -206,7 +220,7 @@ class PackedCorpus(tfds.core.ShardBasedBuilder):
             self.written[split].update(
                 rows=1,
                 tokens=len(tokens),
-                bases=int(tokenizer.token_lengths[tokens].sum()),
+                covered=int(tokenizer.token_lengths[tokens].sum()),
                 masked=int(masked.sum()),
             )
             yield (
@@ -273,16 +287,18 @@ def open_corpus(data_dir: str) -> Corpus:
 def markov_floor(corpus: Corpus) -> dict[str, Any] | None:
     """What Markov models of order 0 to 12 reach on the validation rows; None without such rows.
 
-    They count up to 50 Mbp of the training rows, both strands, and are scored on up to as much of
-    the validation rows; rows are taken at even distances. Segments are those the model sees.
-    `drop_at_high_orders` above `markov.NEAR_COPY_DROP` tells of near-copies. Memory: 0.9 GB.
+    Up to 50 Mbp of either, in rows at even distances; see `floors.markov_floor`.
     """
     if "validation" not in corpus.splits:
         return None
-    counts = markov.fit(_base_codes(corpus, "train"), MARKOV_ORDERS, both_strands=True)
-    score = counts.score(_base_codes(corpus, "validation"))
-    drop = markov.drop_at_high_orders(score.bits)
-    return {**counts.summary(), **score.summary(), "drop_at_high_orders": drop}
+
+    def rows(split: str) -> Iterator[dict[str, Any]]:
+        source = corpus.source(split)
+        step = -(-corpus.splits[split].bases // MARKOV_BASES)
+        return (source[index] for index in range(0, len(source), step))
+
+    counted, scored = rows("train"), rows("validation")
+    return floors.markov_floor(corpus.tokenizer, counted, scored, MARKOV_ORDERS)
 
 
 def _build(
@@ -337,13 +353,8 @@ def _build(
         builder = PackedCorpus(config=config, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare(download_dir=downloads)
     for split in plan:
-        written, stored = builder.written[split], builder.info.splits[split].num_examples
-        came_out = written["bases"] - written["repeated"]
-        if came_out != plan[split].bases or written["rows"] != stored:
-            raise RuntimeError(
-                f"{split}: {plan[split].bases} bases went in, {came_out} came out in "
-                f"{written['rows']} rows, of which {stored} were stored; did a source change?"
-            )
+        stored = builder.info.splits[split].num_examples
+        check_counts(split, plan[split], builder.written[split], stored, tokenizer)
     write_table(os.path.join(folder, RECORDS), found.records)
     if isinstance(tokenizer, bpe.Bpe):
         with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
@@ -387,13 +398,3 @@ def _number_of_shards(
     shards = max(rows / shard_rows, tokens / SHARD_TOKENS)
     # No shard may come out empty, so none is narrower than a block.
     return max(min(int(np.ceil(shards)), letters // BLOCK_BASES), 1)
-
-
-def _base_codes(corpus: Corpus, split: str) -> Iterator[np.ndarray]:
-    """The segments of evenly spaced rows, about MARKOV_BASES in all, as codes 0..3 and 255."""
-    step = -(-corpus.splits[split].bases // MARKOV_BASES)
-    tokenizer, source = corpus.tokenizer, corpus.source(split)
-    for index in range(0, len(source), step):
-        row = source[index]
-        for tokens in np.split(row["tokens"], np.cumsum(row["segment_lengths"])[:-1]):
-            yield kmers.base_codes(tokenizer.decode(tokens))

@@ -49,6 +49,13 @@ class CorpusOptions:
                 "but one of the next one's letters, so its loss is that of one base at the price "
                 "of k, and trivially low; use them for classifiers, or leave out the stride"
             )
+        if self.tokenizer.get("name") == "codon" and (
+            self.soft_mask_weight != 1 or self.wrap_circular
+        ):
+            raise UserError(
+                "the codon tokenizer reads only the open stretches, so soft_mask_weight and "
+                "wrap_circular have no place in its rows; leave them at 1 and False"
+            )
         phases = range(1, max(int(self.tokenizer.get("k", 1)), 1) + 1)
         if self.phases not in phases:
             raise UserError(

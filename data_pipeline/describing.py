@@ -19,6 +19,9 @@ def lines(manifest: Mapping[str, Any]) -> Iterator[str]:
             parts.append(f"{found['rows']:,} rows of {length} filled to {found['fill']:.1%}")
         if found.get("repeated"):
             parts.append(f"{found['repeated']:,} bases come again (phases, wrapping)")
+        if manifest.get("tokenizer", {}).get("name") == "codon":
+            share = found["covered"] / found["bases"]
+            parts.append(f"open stretches hold {share:.0%} as many bases")
         if "viral" in found:
             parts.append(f"{found['viral']:,} viral")
         yield f"  {split:<11} {', '.join(parts)}"
@@ -43,7 +46,8 @@ def lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     if manifest.get("markov"):
         bits = manifest["markov"]["bits_per_base"]
         orders = "  ".join(f"{order}: {value:.4f}" for order, value in bits.items())
-        yield f"  Markov floor, bits per base on validation by order: {orders}"
+        unit = ", of codons, over the bases covered" if "unit" in manifest["markov"] else ""
+        yield f"  Markov floor, bits per base on validation by order{unit}: {orders}"
         drop = manifest["markov"].get("drop_at_high_orders", 0.0)
         if drop > NEAR_COPY_DROP:
             yield (

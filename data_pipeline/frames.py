@@ -154,6 +154,7 @@ class Codon:
     min_codons: int = MIN_CODONS
     max_overlap: float = MAX_OVERLAP
     name: ClassVar[str] = "codon"
+    covering: ClassVar[bool] = False
     vocab_size: ClassVar[int] = VOCAB_SIZE
     dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
 

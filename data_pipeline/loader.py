@@ -81,9 +81,10 @@ def packed_row(row: Mapping[str, Any], length: int, tokenizer: Tokenizer, flip: 
     Where the row has `weights` (a soft mask), they scale those of the batch, float32 from 0 to 1.
     """
     tokens, lengths, soft = row["tokens"], row["segment_lengths"], row.get("weights")
+    segments = np.split(tokens, np.cumsum(lengths)[:-1])
     if flip:
-        tokens, lengths = tokenizer.reverse_complement(tokens), lengths[::-1]
-    batch = layout(np.split(tokens, np.cumsum(lengths)[:-1]), length, tokenizer)
+        segments = [tokenizer.reverse_complement(segment) for segment in segments[::-1]]
+    batch = layout(segments, length, tokenizer)
     if soft is not None:
         batch["weights"][: len(tokens)] *= soft[::-1] if flip else soft
     return batch

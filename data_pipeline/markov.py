@@ -25,6 +25,7 @@ from data_pipeline import kmers
 
 MAX_ORDER = 12
 STRENGTHS = 4.0 ** np.arange(-2, 14)
+SMOOTHING = "hierarchical Dirichlet, each strength picked when scoring, at 4 bits"
 NEAR_COPY_DROP = 0.02  # bits per base at high orders that natural strangers do not save
 _BITS_PER_CHOICE = np.log2(len(STRENGTHS))
 _BATCH = 1 << 22  # letters counted at once
@@ -53,7 +54,7 @@ class Score:
 class MarkovCounts:
     """Counts of the words of k = max(orders) + 1 letters: `words`, int32[4^k], updated in place.
 
-    268 MB at order 12; scoring holds a second such array and 180 MB for the orders below.
+    268 MB at order 12; scoring holds a second such array, and 290 MB for its tables.
     """
 
     orders: tuple[int, ...]
@@ -86,17 +87,7 @@ class MarkovCounts:
         scored = target.counted
         if scored == 0:
             return Score(dict.fromkeys(self.orders, float("nan")), {}, 0)
-        tables = _tables(self.words, max(self.orders))
-        strengths = _strengths(tables, *_sample(target.words))
-        bits = np.zeros(len(tables))
-        for at in range(0, len(target.words), _BLOCK):
-            block = target.words[at : at + _BLOCK]
-            words = np.flatnonzero(block) + at
-            below = np.full(len(words), 0.25)
-            for order, table in enumerate(tables):
-                below = _smoothed(table, words, order, below, strengths[order])
-                bits[order] -= block[words - at] @ np.log2(below)
-        bits += _BITS_PER_CHOICE * np.arange(1, len(bits) + 1)
+        bits, strengths = code_lengths(self.words, target.words, max(self.orders))
         return Score(
             {order: float(bits[order] / scored) for order in self.orders},
             {order: float(a) for order, a in enumerate(strengths)},
@@ -109,7 +100,7 @@ class MarkovCounts:
             "orders": list(self.orders),
             "both_strands": self.both_strands,
             "counted_bases": self.counted,
-            "smoothing": "hierarchical Dirichlet, each strength picked when scoring, at 4 bits",
+            "smoothing": SMOOTHING,
         }
 
 
@@ -128,6 +119,27 @@ def fit(
     counts = MarkovCounts(orders, both_strands, np.zeros(4 ** (orders[-1] + 1), np.int32))
     counts.add(segments)
     return counts
+
+
+def code_lengths(
+    counted: np.ndarray, scored: np.ndarray, max_order: int, symbols: int = 4, choices: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """By order from 0 to `max_order`: bits that all scored words take, and the strengths picked.
+
+    The arrays, int32[symbols^(max_order + 1)], count words of max_order + 1 letters of `symbols`.
+    A last letter is one of `choices`, all as likely below order 0. Results are float64.
+    """
+    tables = _tables(counted, max_order, symbols)
+    strengths = _strengths(tables, *_sample(scored), 1 / choices)
+    bits = np.zeros(len(tables))
+    for at in range(0, len(scored), _BLOCK):
+        block = scored[at : at + _BLOCK]
+        words = np.flatnonzero(block) + at
+        below = np.full(len(words), 1 / choices)
+        for order, table in enumerate(tables):
+            below = table.smoothed(words, below, strengths[order])
+            bits[order] -= block[words - at] @ np.log2(below)
+    return bits + _BITS_PER_CHOICE * np.arange(1, len(bits) + 1), strengths
 
 
 def drop_at_high_orders(bits: Mapping[int, float], below: int = 11) -> float:
@@ -160,24 +172,29 @@ def _batches(segments: Iterable[np.ndarray], k: int) -> Iterator[np.ndarray]:
         yield np.concatenate(held)
 
 
-def _tables(words: np.ndarray, order: int) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class _Table:
+    """Counts of the words of one length, and of the contexts that are all but their last letter."""
+
+    words: np.ndarray  # [symbols^(order + 1)]
+    contexts: np.ndarray  # [symbols^order]
+
+    def smoothed(self, words: np.ndarray, below: np.ndarray, strength: float) -> np.ndarray:
+        """float64: p_k of each word's last letter after the letters before it, given p_{k-1}.
+
+        The words may be longer: their ends count.
+        """
+        index = words % len(self.words)
+        context = index // (len(self.words) // len(self.contexts))
+        return (self.words[index] + strength * below) / (self.contexts[context] + strength)
+
+
+def _tables(words: np.ndarray, order: int, symbols: int) -> list[_Table]:
     """Counts of the words of 1, 2 ... order + 1 letters that the counted words end in."""
     tables = [words]
     for _ in range(order):
-        tables.append(tables[-1].reshape(4, -1).sum(0, dtype=np.int64))
-    return tables[::-1]
-
-
-def _smoothed(
-    table: np.ndarray, words: np.ndarray, order: int, below: np.ndarray, strength: float
-) -> np.ndarray:
-    """float64: p_k of each word's last letter after the letters before it, given p_{k-1}."""
-    index = words & (4 ** (order + 1) - 1)
-    context = index & ~3
-    total = table[context].astype(np.float64)
-    for letter in (1, 2, 3):
-        total += table[context + letter]
-    return (table[index] + strength * below) / (total + strength)
+        tables.append(tables[-1].reshape(symbols, -1).sum(0, dtype=np.int64))
+    return [_Table(t, t.reshape(-1, symbols).sum(1, dtype=t.dtype)) for t in tables[::-1]]
 
 
 def _sample(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,12 +208,14 @@ def _sample(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sample, words[sample]
 
 
-def _strengths(tables: list[np.ndarray], words: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _strengths(
+    tables: list[_Table], words: np.ndarray, counts: np.ndarray, uniform: float
+) -> np.ndarray:
     """float64 by order: from order 0 up, the strength that gives the sample the shortest code."""
     best = []
-    below = np.full(len(words), 0.25)
-    for order, table in enumerate(tables):
-        tried = [_smoothed(table, words, order, below, a) for a in STRENGTHS]
+    below = np.full(len(words), uniform)
+    for table in tables:
+        tried = [table.smoothed(words, below, a) for a in STRENGTHS]
         pick = int(np.argmax([counts @ np.log2(p) for p in tried]))
         best.append(STRENGTHS[pick])
         below = tried[pick]

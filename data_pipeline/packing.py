@@ -24,7 +24,7 @@ class Piece:
     """Consecutive tokens of one record; one that starts where the last ended goes on with it."""
 
     record_id: str
-    start: int  # offset in the record, in bases
+    start: int  # offset in the record, in bases (of a codon stream, in tokens)
     tokens: np.ndarray
 
 
@@ -35,7 +35,7 @@ class Row:
     tokens: np.ndarray  # dtype[<= L]
     segment_lengths: np.ndarray  # int32[S], tokens; their sum is len(tokens)
     record_ids: list[str]  # S
-    starts: np.ndarray  # int64[S], offset of each segment in its record, in bases
+    starts: np.ndarray  # int64[S], offset of each segment in its record, as of a piece
 
 
 def pack(
@@ -47,7 +47,7 @@ def pack(
 ) -> Iterator[Row]:
     """Rows of at most `row_length` tokens, the same ones for the same pieces.
 
-    `token_lengths` (int32[V]) gives the bases each token covers, which `starts` are counted in.
+    `token_lengths` (int32[V]) says by how much each token moves `start`: by the bases it covers.
     Memory: one piece and a pool of about `pool_tokens` tokens at most. However a record is divided
     into pieces, its rows are the same, as long as the pieces come in order.
 

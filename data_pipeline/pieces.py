@@ -5,6 +5,11 @@ letters behind it (`phases`): a k-mer tokenizer then meets them in other phases,
 cannot make of stored k-mers. A circular training record may go on with its own first letters, until
 its last row is full (`wrap_circular`), so that the join is seen. Validation records come once and
 as they are: its bits per base count every base once.
+
+Records are read in blocks. Most tokenizers go on across a block's border as if it were none. The
+codon tokenizer reads each block as a contig by itself: a stretch over the border becomes two, and
+of overlapping stretches near it others may be taken. That is one place in 107,520 bases; so a
+record of any length costs the memory of a block.
 """
 
 from collections import Counter
@@ -40,8 +45,9 @@ def pieces(
 ) -> Iterator[tuple[int, Piece]]:
     """The tokens of a split in blocks, each with the number of the shard it goes to.
 
-    They are `marked` with the soft mask. `counts["repeated"]` grows by the letters that come a
-    second time.
+    They are `marked` with the soft mask. A piece starts at its offset in the record, in bases; of a
+    tokenizer that is not `covering`, in tokens. `counts` grows by "letters_in", those of the
+    records, "repeated", letters that come a second time, and "tokens_in".
     """
     position = filled = shard = 0
     head = b""
@@ -50,6 +56,7 @@ def pieces(
             before, shard = shard, position * plan.shards // plan.letters
             first = stretch.start == phase
             if first:
+                at = 0  # tokens of this record so far
                 head = stretch.bases[: row_length * int(tokenizer.token_lengths.max())]
             if first or shard != before:  # a shard packs rows of its own
                 filled = 0
@@ -57,10 +64,13 @@ def pieces(
             tokens = tokenizer.encode(bases)
             if plan.wrap_circular and stretch.circular and stretch.last:
                 bases, tokens = _wrapped(stretch, head, tokenizer, -filled % row_length, row_length)
-            counts["repeated"] += len(bases) - (len(stretch.bases) if phase == 0 else 0)
-            yield shard, Piece(stretch.record_id, stretch.start, marked(tokens, bases, tokenizer))
+            own = len(stretch.bases) if phase == 0 else 0
+            counts.update(letters_in=own, repeated=len(bases) - own, tokens_in=len(tokens))
+            start = stretch.start if tokenizer.covering else at
+            yield shard, Piece(stretch.record_id, start, marked(tokens, bases, tokenizer))
             position += len(stretch.bases)
             filled += len(tokens)
+            at += len(tokens)
 
 
 def _wrapped(
@@ -80,8 +90,11 @@ def _wrapped(
 def marked(tokens: np.ndarray, bases: bytes, tokenizer: Tokenizer) -> np.ndarray:
     """int32[T]: token + V x the number of its letters that are lower case in `bases`.
 
-    So the mask goes through packing as part of the token.
+    So the mask goes through packing as part of the token. Tokens of a tokenizer that is not
+    `covering` stay as they are.
     """
+    if not tokenizer.covering:
+        return tokens.astype(np.int32)
     ends = np.cumsum(tokenizer.token_lengths[tokens])
     lower = np.cumsum(np.frombuffer(bases, np.uint8) & _LOWER_CASE > 0, dtype=np.int32)
     masked = np.diff(lower[ends - 1], prepend=0)
@@ -89,7 +102,12 @@ def marked(tokens: np.ndarray, bases: bytes, tokenizer: Tokenizer) -> np.ndarray
 
 
 def marked_lengths(tokenizer: Tokenizer) -> np.ndarray:
-    """int32[V (k + 1)]: the letters of every marked token, k those of the longest."""
+    """int32[V (k + 1)]: by how much every marked token moves `Piece.start`.
+
+    By its letters (k those of the longest), or by 1 if the tokenizer is not `covering`.
+    """
+    if not tokenizer.covering:
+        return np.ones(tokenizer.vocab_size, np.int32)
     return np.tile(tokenizer.token_lengths, int(tokenizer.token_lengths.max()) + 1)
 
 
@@ -97,3 +115,21 @@ def unmarked(tokens: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.n
     """Tokens dtype[T], and how many letters of each are soft-masked, uint8[T]."""
     masked, plain = np.divmod(tokens, tokenizer.vocab_size)
     return plain.astype(tokenizer.dtype), masked.astype(np.uint8)
+
+
+def check_counts(
+    split: str, plan: SplitPlan, counts: Counter[str], stored: int, tokenizer: Tokenizer
+) -> None:
+    """RuntimeError unless all that the first pass measured was read, packed and stored."""
+    came_out = counts["covered"] - counts["repeated"] if tokenizer.covering else plan.bases
+    if (
+        not plan.bases == counts["letters_in"] == came_out
+        or counts["tokens"] != counts["tokens_in"]
+    ):
+        raise RuntimeError(
+            f"{split}: {plan.bases} bases went in, {counts['letters_in']} were read as "
+            f"{counts['tokens_in']} tokens, {came_out} came out in {counts['tokens']} tokens; did "
+            "a source change?"
+        )
+    if counts["rows"] != stored:
+        raise RuntimeError(f"{split}: {counts['rows']} rows were written, {stored} are stored")

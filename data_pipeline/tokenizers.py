@@ -1,4 +1,6 @@
-"""How do DNA letters become token ids, and back? Nucleotides and k-mers; `bpe.py` has the third.
+"""How do DNA letters become token ids, and back? Nucleotides and k-mers.
+
+`bpe.py` has the tokenizer that is learned, `frames.py` the one of open reading frames.
 
 Ids shared by all tokenizers here: 0 padding, 1 N (every letter that is not A, C, G or T), 2 A, 3 C,
 4 G, 5 T.
@@ -59,6 +61,10 @@ class Tokenizer(Protocol):
         """The smallest unsigned type that holds every id."""
 
     @property
+    def covering(self) -> bool:
+        """Whether the tokens of a sequence decode to all of its letters, each once, in order."""
+
+    @property
     def token_bases(self) -> np.ndarray:
         """int32[V]: bases a token stands for in the loss; 0 for padding and N."""
 
@@ -96,6 +102,7 @@ class Nucleotide:
     """One token a base; vocabulary of 6."""
 
     name: ClassVar[str] = "nucleotide"
+    covering: ClassVar[bool] = True
     vocab_size: ClassVar[int] = 6
     dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
 
@@ -133,6 +140,7 @@ class Kmer:
 
     k: int
     name: ClassVar[str] = "kmer"
+    covering: ClassVar[bool] = True
     first_kmer: ClassVar[int] = 6
 
     def __post_init__(self) -> None:
@@ -208,6 +216,7 @@ class OverlappingKmer:
 
     k: int
     name: ClassVar[str] = "kmer"
+    covering: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Kmer(self.k)  # checks k
@@ -287,17 +296,28 @@ def _bpe(**spec: Any) -> Tokenizer:
     return bpe.from_spec(spec)
 
 
+def _codon(**spec: Any) -> Tokenizer:
+    from data_pipeline import frames  # it imports this module
+
+    return frames.Codon(**spec)
+
+
 _TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
     Nucleotide.name: Nucleotide,
     Kmer.name: _kmer,
     "bpe": _bpe,
+    "codon": _codon,
 }
 _SPEC_KEYS: dict[str, set[str]] = {
     Nucleotide.name: set(),
     Kmer.name: {"k"},
     "bpe": {"vocab_size", "sha256", "merges"},
+    "codon": set(),
 }
-_OPTIONAL_KEYS: dict[str, set[str]] = {Kmer.name: {"stride"}}
+_OPTIONAL_KEYS: dict[str, set[str]] = {
+    Kmer.name: {"stride"},
+    "codon": {"min_codons", "max_overlap"},
+}
 
 
 def from_spec(spec: Mapping[str, Any]) -> Tokenizer:

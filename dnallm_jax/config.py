@@ -23,10 +23,21 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    name: str = "nucleotide"  # nucleotide | kmer | bpe
+    name: str = "nucleotide"  # nucleotide | kmer | bpe | codon
     k: int = 1  # bases per token (kmer)
     stride: int = 0  # 1: a k-mer at every base (kmer, for a classifier without pre-training)
     vocab_size: int = 4096  # at most so many tokens are learned from the corpus (bpe)
+    min_codons: int = 30  # open stretches are at least so long (codon) ...
+    max_overlap: float = 0.3  # ... and less of one than this lies under longer ones (codon)
+
+
+# What each tokenizer reads of it.
+TOKENIZER_KEYS: dict[str, tuple[str, ...]] = {
+    "nucleotide": (),
+    "kmer": ("k", "stride"),
+    "bpe": ("vocab_size",),
+    "codon": ("min_codons", "max_overlap"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +226,8 @@ def _check(c: Config) -> None:
     for key, size in vars(model).items():
         require(size > 0, f"model.{key} is {size}; it must be above 0")
     require(
-        c.tokenizer.name in ("nucleotide", "kmer", "bpe"),
-        f"tokenizer.name {c.tokenizer.name!r} is not one of nucleotide, kmer, bpe",
+        c.tokenizer.name in TOKENIZER_KEYS,
+        f"tokenizer.name {c.tokenizer.name!r} is not one of {', '.join(TOKENIZER_KEYS)}",
     )
     require(
         model.heads % model.kv_heads == 0,
@@ -231,8 +242,11 @@ def _check(c: Config) -> None:
     )
     require(fine.view in ("bases", "frames"), f"finetune.view {fine.view!r} is not bases or frames")
     require(
-        fine.view != "frames" or tokenizer_spec(c.tokenizer) == {"name": "kmer", "k": 3},
-        "finetune.view frames reads codons: set tokenizer.name to kmer and tokenizer.k to 3",
+        fine.view != "frames"
+        or c.tokenizer.name == "codon"
+        or tokenizer_spec(c.tokenizer) == {"name": "kmer", "k": 3},
+        "finetune.view frames reads codons: set tokenizer.name to codon, or to kmer and "
+        "tokenizer.k to 3",
     )
     for key, known in EXECUTION_CHOICES.items():
         value = getattr(c.execution, key)
@@ -279,9 +293,10 @@ def _check(c: Config) -> None:
 
 def tokenizer_spec(tokenizer: Tokenizer) -> dict[str, Any]:
     """What `data_pipeline.tokenizers.from_spec` takes; for bpe, what `prepare` shall learn."""
-    used = {"kmer": ("k", "stride"), "bpe": ("vocab_size",)}.get(tokenizer.name, ())
-    given = {key: getattr(tokenizer, key) for key in used}
-    return {"name": tokenizer.name} | {key: value for key, value in given.items() if value}
+    given = {key: getattr(tokenizer, key) for key in TOKENIZER_KEYS[tokenizer.name]}
+    if not tokenizer.stride:
+        given.pop("stride", None)
+    return {"name": tokenizer.name} | given
 
 
 def gpt_spec(model: Model, vocab_size: int) -> "GPTSpec":

@@ -154,7 +154,11 @@ def _context(result: Mapping[str, Any], contigs: Contigs, split: str) -> dict[st
     if result["pretraining"] and result["pretraining"]["markov"]:
         bits = result["pretraining"]["markov"]["bits_per_base"]
         context["references"] = {
-            "pre-training": {f"Markov order {order}": bits[order] for order in ("0", "4", "9")}
+            "pre-training": {
+                f"Markov order {order}": bits[order]
+                for order in ("0", "3", "4", "9")
+                if order in bits
+            }
         }
     return context
 

@@ -3,13 +3,12 @@
 import functools
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from data_pipeline import kmers, loader, markov
+from data_pipeline import floors, loader
 from data_pipeline.corpus import Corpus
 from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
@@ -195,10 +194,11 @@ def _check_tokenizer(config: Config, corpus: Corpus) -> None:
 def markov_beside(corpus: Corpus, config: Config) -> dict[str, Any]:
     """Markov models of order 0 to 9 fitted on the very rows the run has read, scored where it was.
 
-    Both strands are counted, as the model sees both.
+    Both strands are counted, as the model sees both. Of a codon stream, codon models of order 0 to
+    3: see `floors.markov_floor`.
     """
     settings = config.pretrain
-    source = corpus.source("train")
+    source, validation = corpus.source("train"), corpus.source("validation")
     rows = loader.CorpusBatches(
         source,
         corpus.tokenizer,
@@ -206,26 +206,22 @@ def markov_beside(corpus: Corpus, config: Config) -> dict[str, Any]:
         batch_rows=settings.batch_rows,
         seed=settings.seed,
     ).rows_seen(settings.steps)
-    counts = markov.fit(_segments(corpus, "train", rows), range(10), both_strands=True)
-    evaluated = loader.evenly(len(corpus.source("validation")), settings.eval_rows)
-    score = counts.score(_segments(corpus, "validation", evaluated))
-    return {**counts.summary(), **score.summary()}
-
-
-def _segments(corpus: Corpus, split: str, rows: Iterable[int]) -> Iterator[np.ndarray]:
-    """The segments of some rows as base codes 0..3, 255 for an ambiguous letter."""
-    source, tokenizer = corpus.source(split), corpus.tokenizer
-    for number in rows:
-        row = source[int(number)]
-        for tokens in np.split(row["tokens"], np.cumsum(row["segment_lengths"])[:-1]):
-            yield kmers.base_codes(tokenizer.decode(tokens))
+    evaluated = loader.evenly(len(validation), settings.eval_rows)
+    return floors.markov_floor(
+        corpus.tokenizer,
+        (source[int(row)] for row in rows),
+        (validation[int(row)] for row in evaluated),
+        range(10),
+    )
 
 
 def comparison(metrics: Mapping[str, float], markov_summary: Mapping[str, Any]) -> list[str]:
     """The model's bits per base beside every Markov order's, in lines for a person."""
     bits = markov_summary["bits_per_base"]
+    codons = "unit" in markov_summary
     return [
-        f"validation bits per base: model {metrics['validation_bits_per_base']:.4f}",
-        "Markov models fitted on the rows it has seen, by order: "
+        f"validation bits per base{' covered' if codons else ''}: "
+        f"model {metrics['validation_bits_per_base']:.4f}",
+        f"{'Codon ' if codons else ''}Markov models fitted on the rows it has seen, by order: "
         + "  ".join(f"{order}: {value:.4f}" for order, value in bits.items()),
     ]

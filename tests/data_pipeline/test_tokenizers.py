@@ -139,7 +139,7 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "codon"}, "choose from nucleotide, kmer"),
+        ({"name": "codons"}, "choose from nucleotide, kmer, bpe, codon"),
         ({}, "unknown tokenizer None"),
         ({"name": "kmer"}, "keys name, k; given: name"),
         ({"name": "kmer", "k": 9}, "from 2 to 8"),

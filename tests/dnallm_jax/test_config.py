@@ -13,6 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import UserError
+from data_pipeline.frames import Codon
 from data_pipeline.tokenizers import Kmer, from_spec
 from dnallm_jax import config
 from dnallm_jax.config import Config, default_config, differences, digest, resolve, to_dict
@@ -87,7 +88,8 @@ CLASHES = [
     ({"finetune__pooling": "max"}, "finetune.pooling 'max' is not mean or last"),
     ({"finetune__view": "codons"}, "finetune.view 'codons' is not bases or frames"),
     ({"finetune__view": "frames"},
-     "finetune.view frames reads codons: set tokenizer.name to kmer and tokenizer.k to 3"),
+     "finetune.view frames reads codons: set tokenizer.name to codon, or to kmer and "
+     "tokenizer.k to 3"),
     ({"execution__dtype": "float16"},
      "execution.dtype 'float16' is not one of auto, float32, bfloat16"),
     ({"execution__unroll": "maybe"}, "execution.unroll 'maybe' is not one of auto, yes, no"),
@@ -128,6 +130,7 @@ def test_a_tokenizer_that_does_not_exist_is_refused_by_name() -> None:
 
 def test_frames_go_with_codons() -> None:
     resolve(changed(finetune__view="frames", tokenizer__name="kmer", tokenizer__k=3))
+    resolve(changed(finetune__view="frames", tokenizer__name="codon"))
 
 
 def test_what_can_be_chosen_is_what_exists() -> None:
@@ -136,6 +139,8 @@ def test_what_can_be_chosen_is_what_exists() -> None:
         resolve(changed(finetune__pooling=pooling))
     assert from_spec(config.tokenizer_spec(config.Tokenizer("kmer", 4))) == Kmer(4)
     assert config.tokenizer_spec(config.Tokenizer()) == {"name": "nucleotide"}
+    codon = config.tokenizer_spec(config.Tokenizer("codon", max_overlap=0.0))
+    assert from_spec(codon).spec() == codon == Codon(max_overlap=0.0).spec()
     spec = config.gpt_spec(config.Model(width=8), 6)
     assert (spec.width, spec.vocab_size) == (8, 6)
 

@@ -1,0 +1,42 @@
+"""What do Markov models reach on packed rows? The figures that a language model stands beside."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import codon_markov, kmers, markov
+from data_pipeline.frames import Codon
+from data_pipeline.tokenizers import Tokenizer
+
+Rows = Iterable[Mapping[str, Any]]
+
+
+def markov_floor(
+    tokenizer: Tokenizer, counted: Rows, scored: Rows, orders: Sequence[int]
+) -> dict[str, Any]:
+    """What Markov models fitted on the rows `counted` reach on the rows `scored`; JSON-able.
+
+    Both strands are counted. Segments are those the model sees. Of a codon stream, whose model
+    predicts codons from codons, the models are those of `codon_markov`, of order 0 to 3.
+    `drop_at_high_orders` above `markov.NEAR_COPY_DROP` tells of near-copies. Memory: 1 GB at order
+    12, a quarter of a GB for codons.
+    """
+    if isinstance(tokenizer, Codon):  # the stream is the same whichever strand is read
+        codons = codon_markov.fit(_segments(counted))
+        return {**codons.summary(), **codons.score(_segments(scored)).summary()}
+    counts = markov.fit(_base_codes(counted, tokenizer), orders, both_strands=True)
+    score = counts.score(_base_codes(scored, tokenizer))
+    drop = markov.drop_at_high_orders(score.bits)
+    return {**counts.summary(), **score.summary(), "drop_at_high_orders": drop}
+
+
+def _segments(rows: Rows) -> Iterator[np.ndarray]:
+    for row in rows:
+        yield from np.split(row["tokens"], np.cumsum(row["segment_lengths"])[:-1])
+
+
+def _base_codes(rows: Rows, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The segments as codes 0..3, and 255 for an ambiguous letter."""
+    for tokens in _segments(rows):
+        yield kmers.base_codes(tokenizer.decode(tokens))
