@@ -1,6 +1,6 @@
 """Which window of which labelled record is training example j of batch i?
 
-Windows are cut afresh from whole records: half of a batch viral, records drawn evenly over a field
+Windows are cut afresh from whole records: half of a batch viral, records drawn evenly over fields
 of their metadata (so that a large family does not drown a small one), positions and strands at
 random. Like the loader's, batch i is a pure function of (data set, settings, seed, i).
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipeline.errors import UserError
-from data_pipeline.loader import Batch, Source, layout, part_of, random, stack
+from data_pipeline.loader import Batch, Source, part_of, random
 from data_pipeline.tokenizers import reverse_complement
 from data_pipeline.views import View
 
@@ -24,12 +24,13 @@ _LETTERS = np.frombuffer(b"ACGT", np.uint8)
 class Cutting:
     """How windows are drawn; see the keys of the same names in the config's `finetune` section."""
 
-    lengths: tuple[int, ...]  # bases; one of them for all windows of a batch
+    lengths: tuple[int, ...]  # bases; those of a batch have rows of one length
     batch_tokens: int
     balance_key: str
     negative_balance_key: str
     max_ambiguous: float
     mutate: float
+    negative_weights: tuple[str, ...] = ()
 
 
 def batch_rows(row_length: int, batch_tokens: int, parts: int) -> int:
@@ -80,26 +81,35 @@ class WindowBatches:
         self._source, self._view, self._cutting = source, view, cutting
         self._seed, self._parts = seed, parts
         self._process, self._processes = process, processes
-        keys = {1: cutting.balance_key, 0: cutting.negative_balance_key}
-        self._groups = {
-            (label, length): _groups(records, label, keys[label], length)
-            for label in (0, 1)
+        weights = _weights(cutting.negative_weights)
+        self._choices = {
+            (label, length): _choices(records, label, key, length, weights if label == 0 else {})
+            for label, key in ((0, cutting.negative_balance_key), (1, cutting.balance_key))
             for length in cutting.lengths
         }
 
     def __call__(self, number: int) -> Batch:
         """This process's rows of global batch `number` (from 0)."""
-        lengths = self._cutting.lengths
-        length = lengths[int(random(self._seed, 2, number).integers(len(lengths)))]
-        row_length = self._view.row_length(length)
+        lengths = self.lengths(number)
+        row_length = self._view.row_length(max(lengths))
         rows = batch_rows(row_length, self._cutting.batch_tokens, self._parts)
         mine = part_of(rows, self._process, self._processes)
-        windows = [self.draw(number, j, length)[1] for j in mine]
+        windows = [self.draw(number, j, lengths[j // 2 % len(lengths)])[1] for j in mine]
         # The window's strand was drawn at random: of two strands the first one is enough.
-        strands = [read[0] for read in self._view.segments_batch(windows)]
-        batch = stack([layout(strand, row_length, self._view.tokenizer) for strand in strands])
+        batch = self._view.read(windows, max(lengths))[0]
         labels = np.array([j % 2 for j in mine], np.float32)
         return {**batch, "labels": labels, "example_weights": np.ones_like(labels)}
+
+    def lengths(self, number: int) -> list[int]:
+        """The lengths of the windows of global batch `number`: of one drawn, and of all like it.
+
+        Like it are those whose rows are as long. A viral window and one that is not, of each length
+        in turn: so that length says nothing of the label.
+        """
+        lengths = self._cutting.lengths
+        drawn = lengths[int(random(self._seed, 2, number).integers(len(lengths)))]
+        row_length = self._view.row_length(drawn)
+        return [length for length in lengths if self._view.row_length(length) == row_length]
 
     def draw(self, number: int, j: int, length: int) -> tuple[int, bytes]:
         """(number of the record, letters of the window) of example j, which is viral if j is odd.
@@ -108,11 +118,10 @@ class WindowBatches:
         record and all; of twenty such the one with the fewest is taken.
         """
         rng = random(self._seed, 3, number, j)
-        groups = self._groups[j % 2, length]
+        choices = self._choices[j % 2, length]
         most = -1.0
         for _ in range(_TRIES):
-            members = groups[int(rng.integers(len(groups)))]
-            chosen = int(members[int(rng.integers(len(members)))])
+            chosen = choices.draw(rng)
             bases = self._source[chosen]["bases"]
             start = int(rng.integers(len(bases) - length + 1))
             known = float(np.isin(bases[start : start + length], _LETTERS).mean())
@@ -127,23 +136,81 @@ class WindowBatches:
         return record, reverse_complement(letters) if rng.integers(2) else letters
 
 
-def _groups(
-    records: Mapping[str, np.ndarray], label: int, key: str, length: int
-) -> list[np.ndarray]:
-    """Record numbers of one label that are long enough, by the value of a metadata field."""
-    if key not in records:
-        raise UserError(f"balance key {key!r} is not one of {', '.join(METADATA)}")
-    groups: dict[str, list[int]] = defaultdict(list)
-    chosen = (records["label"] == label) & (records["length"] >= length)
-    for number in np.flatnonzero(chosen):
-        groups[str(records[key][number])].append(int(number))
-    if not groups:
+@dataclass(frozen=True)
+class _Choices:
+    """Records to draw from, by the values of metadata fields, one field after the other."""
+
+    until: np.ndarray  # float64[n], rising to 1: the share of draws up to each member
+    members: Sequence["_Choices | int"]  # of the next field, at last record numbers
+
+    def draw(self, rng: np.random.Generator) -> int:
+        member = self.members[int(np.searchsorted(self.until, rng.random(), side="right"))]
+        return member if isinstance(member, int) else member.draw(rng)
+
+
+def _even(members: Sequence[_Choices | int], shares: Sequence[float] | None = None) -> _Choices:
+    until = np.cumsum(np.ones(len(members)) if shares is None else shares)
+    return _Choices(until / until[-1], members)
+
+
+def _choices(
+    records: Mapping[str, np.ndarray], label: int, key: str, length: int, weights: Mapping
+) -> _Choices:
+    """The records of one label that are long enough, drawn evenly over the fields of `key`.
+
+    Args:
+      key: a metadata field, or several with slashes, as in group/cluster: first a group is drawn,
+        then one of its clusters, then one of the cluster's records.
+      weights: how often a value of the first field is drawn, where that is not once.
+    """
+    fields = key.split("/")
+    for field in fields:
+        if field not in records:
+            raise UserError(f"balance key {field!r} is not one of {', '.join(METADATA)}")
+    chosen = np.flatnonzero((records["label"] == label) & (records["length"] >= length))
+    if not len(chosen):
         kind = "viral" if label else "non-viral"
         raise UserError(
             f"no {kind} training record is {length} bases or longer; take {length} out of "
             "--config.finetune.lengths, or add longer records"
         )
-    return [np.array(groups[name]) for name in sorted(groups)]
+    unknown = sorted(set(weights) - set(records[fields[0]][records["label"] == label].tolist()))
+    if unknown:
+        raise UserError(
+            f"--config.finetune.negative_weights names {unknown[0]!r}, but no non-viral training "
+            f"record has this {fields[0]}"
+        )
+    return _nested(records, chosen, fields, weights)
+
+
+def _nested(
+    records: Mapping[str, np.ndarray], chosen: np.ndarray, fields: list[str], weights: Mapping
+) -> _Choices:
+    if not fields:
+        return _even(chosen.tolist())
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number in chosen.tolist():
+        groups[str(records[fields[0]][number])].append(number)
+    names = sorted(groups)
+    members = [_nested(records, np.array(groups[name]), fields[1:], {}) for name in names]
+    return _even(members, [weights.get(name, 1.0) for name in names])
+
+
+def _weights(words: Sequence[str]) -> dict[str, float]:
+    """("bacteria=4", ...) -> {"bacteria": 4.0, ...}; UserError for anything else."""
+    weights = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            weights[name] = 0.0
+        if not 0 < weights[name] < np.inf:
+            raise UserError(
+                f"--config.finetune.negative_weights: {word!r} is not of the form NAME=NUMBER "
+                "with a number above 0"
+            )
+    return weights
 
 
 def fixed_windows(

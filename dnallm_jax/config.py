@@ -80,6 +80,7 @@ class Model:
     head_width: int = 64
     feed_forward: int = 768
     rope_base: float = 10_000.0
+    lookback: int = 0  # so many earlier tokens are embedded with each token, by look-up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +131,9 @@ class Pretrain:
     eval_rows: int = 256  # rows of the validation split, at even distances, the same each time
     save_every: int = 200
     keep: int = 2  # newest checkpoints kept, beside the best
+    keep_every: int = 0  # checkpoints of every so many steps stay for ever; 0: none
+    spike: float = 0.0  # a loss above so many times the mean of 32 steps is bad, as NaN is; 0: none
+    on_bad_step: str = "stop"  # stop | leave_out (and go on from the last checkpoint)
     seed: int = 0
 
 
@@ -142,7 +146,9 @@ class Finetune:
     batch_tokens: int = 16_384  # a batch holds batch_tokens / (length in tokens) windows
     lengths: tuple[int, ...] = (300, 500, 1000, 3000)  # bases of a training window, one per batch
     balance_key: str = "cluster"  # viruses are drawn evenly over this field ...
-    negative_balance_key: str = "group"  # ... and everything else over this one
+    negative_balance_key: str = "group"  # ... and everything else over this one; group/cluster
+    # draws a group first, then one of its clusters
+    negative_weights: tuple[str, ...] = ()  # "bacteria=4": drawn four times as often as others
     max_ambiguous: float = 0.05  # share of N above which a window is drawn again
     mutate: float = 0.0  # share of bases replaced at random, an augmentation
     view: str = "bases"  # bases (both strands) | frames (codons of the open reading frames)
@@ -155,6 +161,35 @@ class Finetune:
     eval_every: int = 200
     eval_contigs: int = 0  # 0: the whole validation split
     save_every: int = 200
+    keep: int = 2
+    keep_every: int = 0  # these three as in pretrain
+    spike: float = 0.0
+    on_bad_step: str = "stop"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+    """Small networks on k-mers and what open reading frames say, joined to the GPT.
+
+    Windows are drawn as the `finetune` section says.
+    """
+
+    steps: int = 0  # 0: the GPT alone
+    networks: int = 1  # so many side by side; their log-odds are averaged
+    widths: tuple[int, ...] = (768, 256)
+    dropout: float = 0.5
+    feature_dropout: float = 0.0
+    batch_windows: int = 256
+    lengths: tuple[int, ...] = (300, 400, 500, 700, 1000, 1400, 2000, 3000, 4000, 5000, 7000, 10000)
+    window: int = 10_000  # bases of the windows that a longer sequence is cut into
+    mutate: float = 0.0
+    optimizer: Optimizer = dataclasses.field(
+        default_factory=lambda: Optimizer(learning_rate=1e-3, weight_decay=0.01)
+    )
+    log_every: int = 10
+    eval_every: int = 100
+    save_every: int = 100
     keep: int = 2
     seed: int = 0
 
@@ -180,6 +215,7 @@ class Config:
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     pretrain: Pretrain = dataclasses.field(default_factory=Pretrain)
     finetune: Finetune = dataclasses.field(default_factory=Finetune)
+    composition: Composition = dataclasses.field(default_factory=Composition)
     score: Score = dataclasses.field(default_factory=Score)
 
 
@@ -224,7 +260,8 @@ def _check(c: Config) -> None:
 
     model, fine = c.model, c.finetune
     for key, size in vars(model).items():
-        require(size > 0, f"model.{key} is {size}; it must be above 0")
+        least = 0 if key == "lookback" else 1
+        require(size >= least, f"model.{key} is {size}; it must be {least} or more")
     require(
         c.tokenizer.name in TOKENIZER_KEYS,
         f"tokenizer.name {c.tokenizer.name!r} is not one of {', '.join(TOKENIZER_KEYS)}",
@@ -259,12 +296,21 @@ def _check(c: Config) -> None:
             0 <= fraction < 1,
             f"{section}.validation_fraction is {fraction}; choose 0 or more, less than 1",
         )
+    for section, lengths in (("finetune", fine.lengths), ("composition", c.composition.lengths)):
+        require(
+            bool(lengths), f"{section}.lengths is empty; name at least one window length in bases"
+        )
+        require(
+            all(isinstance(length, int) and length > 0 for length in lengths),
+            f"{section}.lengths {lengths} are window lengths in bases: whole numbers above 0",
+        )
+    for key in ("dropout", "feature_dropout"):
+        share = getattr(c.composition, key)
+        require(0 <= share < 1, f"composition.{key} is {share}; choose 0 or more, less than 1")
+    require(c.composition.steps >= 0, "composition.steps must be 0 (the GPT alone) or more")
     require(
-        bool(fine.lengths), "finetune.lengths is empty; name at least one window length in bases"
-    )
-    require(
-        all(isinstance(length, int) and length > 0 for length in fine.lengths),
-        f"finetune.lengths {fine.lengths} are window lengths in bases: whole numbers above 0",
+        bool(c.composition.widths) and min(c.composition.widths) > 0,
+        f"composition.widths {c.composition.widths} must be one number above 0 or more",
     )
     require(0 < c.score.false_positive_rate < 1, "score.false_positive_rate lies between 0 and 1")
     for name, count in (
@@ -272,12 +318,21 @@ def _check(c: Config) -> None:
         ("pretrain.batch_rows", c.pretrain.batch_rows),
         ("pretrain.eval_rows", c.pretrain.eval_rows),
         ("finetune.batch_tokens", fine.batch_tokens),
+        ("composition.batch_windows", c.composition.batch_windows),
+        ("composition.networks", c.composition.networks),
+        ("composition.window", c.composition.window),
         ("score.window", c.score.window),
         ("score.batch_tokens", c.score.batch_tokens),
     ):
         require(count > 0, f"{name} must be at least 1")
-    for section, value in (("pretrain", c.pretrain), ("finetune", c.finetune)):
-        for key in ("steps", "log_every", "eval_every", "save_every", "keep"):
+    trained: dict[str, Any] = {
+        "pretrain": c.pretrain,
+        "finetune": fine,
+        "composition": c.composition,
+    }
+    for section, value in trained.items():
+        steps = () if section == "composition" else ("steps",)
+        for key in (*steps, "log_every", "eval_every", "save_every", "keep"):
             require(getattr(value, key) > 0, f"{section}.{key} must be at least 1")
         for key in ("eval_every", "save_every"):
             # A resumed run then writes the same lines of metrics as one that was never stopped.
@@ -286,6 +341,16 @@ def _check(c: Config) -> None:
                 f"{section}.{key} {getattr(value, key)} is not a multiple of {section}.log_every "
                 f"{value.log_every}",
             )
+    for section, guarded in (("pretrain", c.pretrain), ("finetune", fine)):
+        require(
+            guarded.on_bad_step in ("stop", "leave_out"),
+            f"{section}.on_bad_step {guarded.on_bad_step!r} is not stop or leave_out",
+        )
+        require(
+            guarded.spike == 0 or guarded.spike > 1,
+            f"{section}.spike is {guarded.spike}; choose more than 1, or 0 for none",
+        )
+        require(guarded.keep_every >= 0, f"{section}.keep_every must be 0 or more")
     require(
         list(vars(c.mesh).values()).count(-1) <= 1, "only one axis of mesh may be -1 (what is left)"
     )

@@ -1,7 +1,9 @@
 """The flags that several commands share, and where a recipe keeps its things in its workdir."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 from absl import flags
 from ml_collections import config_flags
@@ -10,6 +12,7 @@ from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, resolve
 
 CORPUS, CONTIGS, PRETRAIN, FINETUNE = "data/corpus", "data/contigs", "pretrain", "finetune"
+COMPOSITION = "composition"
 BUNDLE, EVALUATION = "bundle", "evaluation"
 
 
@@ -23,6 +26,16 @@ def define_device_flags() -> None:
     """--platform and --devices."""
     flags.DEFINE_string("platform", "", "cpu, gpu or tpu; that one or an error")
     flags.DEFINE_integer("devices", 0, "make the CPU look like this many devices")
+
+
+def define_peer_flags() -> None:
+    """--coordinator, --processes and --process, or the variables of the same meaning."""
+    named = os.environ if "JAX_NUM_PROCESSES" in os.environ else {}
+    flags.DEFINE_string(
+        "coordinator", named.get("JAX_COORDINATOR_ADDRESS", ""), "HOST:PORT of process 0"
+    )
+    flags.DEFINE_integer("processes", int(named.get("JAX_NUM_PROCESSES", 0)), "how many there are")
+    flags.DEFINE_integer("process", int(named.get("JAX_PROCESS_ID", -1)), "which this is, from 0")
 
 
 def config() -> Config:
@@ -47,6 +60,17 @@ def start_devices() -> None:
     from dnallm_jax.parallel import hosts
 
     hosts.start(flags.FLAGS.platform, flags.FLAGS.devices)
+
+
+@contextlib.contextmanager
+def joined_devices() -> Iterator[None]:
+    """The same with all processes of the job, which end together."""
+    from dnallm_jax.parallel import hosts
+
+    f = flags.FLAGS
+    peers = hosts.Peers(f.coordinator, f.processes, f.process)
+    with hosts.joined(f.platform, f.devices, peers):
+        yield
 
 
 def refuse_arguments(arguments: list[str]) -> None:

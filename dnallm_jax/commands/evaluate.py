@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> None:
     training = None
     if flags.FLAGS.baseline_windows:
         training = finetuning.baseline_windows(
-            config.finetune, contigs, detector.scorer.view, flags.FLAGS.baseline_windows
+            config.finetune, contigs, flags.FLAGS.baseline_windows
         )
     evaluating.evaluate(
         workdir / common.EVALUATION / split,

@@ -2,9 +2,10 @@
 
 Restores the backbone of the pre-training checkpoint in DIR/pretrain (or config.finetune.backbone:
 another pretrain folder, or "random"), puts a binary head on it and trains it on the labelled
-records that `prepare` wrote to DIR/data/contigs. The step with the best validation average
-precision is calibrated on the validation contigs and written to DIR/bundle, without a
-language-model head. Started again, it goes on from the last whole checkpoint.
+records that `prepare` wrote to DIR/data/contigs. With config.composition.steps, small networks on
+k-mers and open reading frames are trained first, and joined to it. Of each the step with the best
+validation average precision is taken, calibrated on the validation contigs and written to
+DIR/bundle, without a language-model head. Started again, it goes on from the last whole checkpoint.
 """
 
 from dnallm_jax.commands import common
@@ -21,63 +22,72 @@ def run(arguments: list[str]) -> None:
     common.start_devices()
 
     import pathlib
+    from typing import Any
 
     from data_pipeline.contigs import open_contigs
-    from data_pipeline.tokenizers import from_spec
-    from data_pipeline.views import make_view
-    from dnallm_jax.config import gpt_spec, tokenizer_spec
+    from dnallm_jax.config import tokenizer_spec
     from dnallm_jax.evaluation.metrics import point_metrics
-    from dnallm_jax.parallel.execution import choose
+    from dnallm_jax.model.gpt import Params
+    from dnallm_jax.parallel.execution import choose, on_mesh
     from dnallm_jax.parallel.mesh import make_mesh
     from dnallm_jax.planning.flops import device_peak
     from dnallm_jax.scoring import bundle
+    from dnallm_jax.scoring.joint import JointScorer
+    from dnallm_jax.scoring.scorer import Scorer
     from dnallm_jax.training import checkpoints, finetuning, pretraining
 
     settings = config.finetune
     contigs = open_contigs(str(workdir / common.CONTIGS))
     mesh = make_mesh(**vars(config.mesh))
     execution, _ = choose(**vars(config.execution))
-    tokenizer = tokenizer_spec(config.tokenizer)
-    view = make_view(settings.view, from_spec(tokenizer))
-    spec = gpt_spec(config.model, view.tokenizer.vocab_size)
     backbone = None
     if settings.backbone != "random":
         given = settings.backbone
         folder = workdir / common.PRETRAIN if given == "pretrain" else pathlib.Path(given)
         backbone = checkpoints.newest_whole(folder.absolute() / pretraining.CHECKPOINTS)
-        finetuning.check_backbone(backbone, spec, tokenizer)
-    reading = bundle.Reading(
-        spec, tokenizer, settings.view, settings.pooling, settings.causal, config.score.window
-    )
-    scorer = bundle.make_scorer(
-        None, reading, execution, mesh, batch_tokens=config.score.batch_tokens
-    )
+    gpt = finetuning.gpt_member(config, mesh, on_mesh(execution, mesh), backbone)
+    members: list[tuple[finetuning.Member, str, dict[str, Any] | None, int]] = []
+    if config.composition.steps:
+        composition = finetuning.composition_member(config, contigs)
+        members.append((composition, common.COMPOSITION, None, config.composition.window))
+    members.append((gpt, common.FINETUNE, tokenizer_spec(config.tokenizer), config.score.window))
 
-    def validate(params: dict) -> dict[str, float]:
-        table = bundle.predict(scorer.of(params), contigs, "validation", settings.eval_contigs)
-        names = ("average_precision", "auroc")
-        values = point_metrics(table["label"], table["logit"], names, None)
-        return {f"validation_{name}": value for name, value in values.items()}
+    trained: dict[str, Params] = {}
+    readings, scorers = {}, {}
+    provenance: dict[str, dict[str, Any]] = {}
+    for member, name, tokenizer, window in members:
+        reading = bundle.Reading(member.network.description, tokenizer, member.view.name, window)
+        scorer = bundle.make_scorer(
+            None, reading, execution, mesh, batch_tokens=config.score.batch_tokens
+        )
 
-    params, provenance = finetuning.finetune(
-        config,
-        contigs,
-        workdir / common.FINETUNE,
-        backbone=backbone,
-        spec=spec,
-        run=execution,
-        view=view,
-        mesh=mesh,
-        validate=validate,
-        peak_flops=device_peak().flops,
-    )
+        def validate(params: Params, scorer: Scorer = scorer) -> dict[str, float]:
+            table = bundle.predict(scorer.of(params), contigs, "validation", settings.eval_contigs)
+            names = ("average_precision", "auroc")
+            values = point_metrics(table["label"], table["logit"], names, None)
+            return {f"validation_{name}": value for name, value in values.items()}
+
+        trained[member.name], provenance[member.name] = finetuning.finetune(
+            config,
+            contigs,
+            workdir / name,
+            member,
+            mesh=mesh,
+            validate=validate,
+            peak_flops=device_peak().flops,
+        )
+        readings[member.name] = reading
+        scorers[member.name] = scorer.of(trained[member.name])
     evaluation = bundle.write_bundle(
         workdir / common.BUNDLE,
-        params,
-        reading,
-        bundle.predict(scorer.of(params), contigs, "validation"),
+        trained,
+        readings,
+        bundle.predict(JointScorer(scorers), contigs, "validation"),
         false_positive_rate=config.score.false_positive_rate,
-        provenance=provenance,
+        provenance={
+            **provenance[gpt.name],
+            "steps_taken": {name: known["step"] for name, known in provenance.items()},
+        },
     )
     auroc = evaluation["overall"]["auroc"]
     print(

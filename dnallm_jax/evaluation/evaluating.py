@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from data_pipeline.contigs import Contigs
 from data_pipeline.errors import UserError
@@ -26,6 +27,7 @@ COLUMNS = (
     "novelty",
     "organism",
 )
+_LOGIT_OF = "logit_"  # a member's log-odds: a column of this name and the member's
 Windows = tuple[Sequence[np.ndarray], np.ndarray]  # uint8 ASCII arrays and their labels
 
 
@@ -45,7 +47,8 @@ def evaluate(
 
     Args:
       predictions: `scoring.bundle.predict` with a `score` column; contigs without a logit are left
-        out and counted under `unscored`. Intervals come from redrawing whole clusters.
+        out and counted under `unscored`. Intervals come from redrawing whole clusters. Where there
+        are columns `logit_NAME` of several members, each is measured alone as well.
       training_windows: what the baselines are fitted on; None leaves them out.
       pretraining: result.json of the pre-training run, where there is one.
 
@@ -63,10 +66,13 @@ def evaluate(
         source = contigs.source(split)
         bases = [source[int(number)]["bases"] for number in np.flatnonzero(scored)]
         baselines = _baselines(bases, table, training_windows)
+    members = _members(table)
     result: dict[str, Any] = {
         "split": split,
         "unscored": int((~scored).sum()),
         "model": evaluation,
+        "members": {name: entry["evaluation"] for name, entry in members.items()},
+        "model_minus_member_auroc": {name: entry["difference"] for name, entry in members.items()},
         "baselines": {name: entry["evaluation"] for name, entry in baselines.items()},
         "model_minus_baseline_auroc": {
             name: entry["difference"] for name, entry in baselines.items()
@@ -75,8 +81,9 @@ def evaluate(
         "bundle": {key: value for key, value in manifest.items() if key != "files"},
     }
     _write(folder / "metrics.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False))
-    lines = ["\t".join(COLUMNS)]
-    for row in zip(*(predictions[name] for name in COLUMNS), strict=True):
+    columns = (*COLUMNS, *(name for name in predictions if name.startswith(_LOGIT_OF)))
+    lines = ["\t".join(columns)]
+    for row in zip(*(predictions[name] for name in columns), strict=True):
         lines.append("\t".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row))
     _write(folder / "predictions.tsv", "\n".join(lines) + "\n")
     write_report(
@@ -84,7 +91,7 @@ def evaluate(
         evaluation,
         table,
         history={name: lines for name, lines in history.items() if lines},
-        baselines=result["baselines"],
+        baselines={**_alone(result["members"]), **result["baselines"]},
         context=_context(result, contigs, split),
     )
     for line in summary(result):
@@ -95,7 +102,8 @@ def evaluate(
 
 def summary(result: Mapping[str, Any]) -> list[str]:
     """AUROC by length, of the model and of every baseline, as aligned lines."""
-    rows = {"this detector": result["model"], **result["baselines"]}
+    rows = {"this detector": result["model"]}
+    rows |= {**_alone(result["members"]), **result["baselines"]}
     lengths = list(result["model"]["by_length"])
     table = [[f"AUROC on {result['split']}", *lengths]]
     for name, evaluation in rows.items():
@@ -110,43 +118,54 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _alone(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"its {name} alone": evaluation for name, evaluation in members.items()}
+
+
+def _members(table: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """What each of several members would say alone, by name."""
+    names = [name.removeprefix(_LOGIT_OF) for name in table if name.startswith(_LOGIT_OF)]
+    if len(names) < 2:
+        return {}
+    return {name: _beside(table, expit(table[_LOGIT_OF + name])) for name in names}
+
+
+def _beside(table: Mapping[str, np.ndarray], scores: np.ndarray) -> dict[str, Any]:
+    """The evaluation of other scores of the same contigs, and how much better the model is."""
+    both = 0 < table["label"].sum() < len(table["label"])
+    return {
+        "evaluation": evaluate_predictions(
+            {**table, "score": scores}, threshold=None, bootstrap=200
+        ),
+        "difference": paired_difference(
+            table["label"], table["score"], scores, "auroc", clusters=table["cluster"]
+        )
+        if both
+        else missing("contigs of one class only"),
+    }
+
+
 def _baselines(
     bases: Sequence[np.ndarray], table: Mapping[str, np.ndarray], training: Windows
 ) -> dict[str, dict[str, Any]]:
     results = {}
-    both = 0 < table["label"].sum() < len(table["label"])
     for baseline in standard_baselines():
         baseline.fit(*training)
-        predicted = {**table, "score": baseline.predict(bases)}
-        results[baseline.name] = {
-            "evaluation": evaluate_predictions(predicted, threshold=None, bootstrap=200),
-            "difference": paired_difference(
-                table["label"],
-                table["score"],
-                predicted["score"],
-                "auroc",
-                clusters=table["cluster"],
-            )
-            if both
-            else missing("contigs of one class only"),
-        }
+        results[baseline.name] = _beside(table, baseline.predict(bases))
     return results
 
 
 def _context(result: Mapping[str, Any], contigs: Contigs, split: str) -> dict[str, Any]:
     bundle, info = result["bundle"], contigs.splits[split]
-    reading, origin = bundle["reading"], bundle["backbone"]
+    origin = bundle["backbone"]
     context: dict[str, Any] = {
         "title": f"Virus detector: evaluation on {split} contigs",
         "eyebrow": f"dnallm_jax, bundle of step {bundle['step']} of {bundle['steps']}",
         "data": f"{info.records:,} {split} contigs, {info.viral:,} of them viral",
         "Model": {
-            "layers x width": f"{reading['model']['layers']} x {reading['model']['width']}",
-            "tokenizer": json.dumps(reading["tokenizer"]),
-            "reads": reading["view"],
             "backbone": origin["kind"]
             + (f", {origin['bases_seen']:,} bases seen" if origin["kind"] == "pretrain" else ""),
-            "window": f"{reading['window']:,} bases",
+            **{f"its {name}": _described(how) for name, how in bundle["members"].items()},
         },
         "Data set": contigs.fingerprint,
         "Versions": bundle["versions"],
@@ -161,6 +180,11 @@ def _context(result: Mapping[str, Any], contigs: Contigs, split: str) -> dict[st
             }
         }
     return context
+
+
+def _described(reading: Mapping[str, Any]) -> str:
+    network = ", ".join(f"{key} {value}" for key, value in reading["network"].items())
+    return f"reads {reading['view']} of {reading['window']:,} bases at most; {network}"
 
 
 def _write(path: pathlib.Path, text: str) -> None:

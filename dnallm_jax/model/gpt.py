@@ -33,6 +33,7 @@ class GPTSpec:
     head_width: int
     feed_forward: int
     rope_base: float = 10_000.0
+    lookback: int = 0  # so many tokens before it are embedded with each token; costs no product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,11 @@ class Backbone(nnx.Module):
 
     def __init__(self, spec: GPTSpec, rngs: nnx.Rngs) -> None:
         self.embedding = _param(rngs, (spec.vocab_size, spec.width), (None, "embed"), 1.0)
+        if spec.lookback:
+            shape = (spec.lookback, spec.vocab_size, spec.width)
+            self.lookback_embedding = _param(
+                rngs, shape, (None, None, "embed"), spec.lookback**-0.5
+            )
         self.blocks = Blocks(spec, rngs)
         self.final_norm = _scale((spec.width,))
 
@@ -174,13 +180,30 @@ def _by_rows(x_BLD: jax.Array, run: Execution) -> jax.Array:
     return x_BLD if run.rows is None else jax.lax.with_sharding_constraint(x_BLD, run.rows)
 
 
-def _embed(embedding_VD: jax.Array, tokens_BL: jax.Array, run: Execution) -> jax.Array:
-    """[B, L, D] in `run.dtype`. The table is small: each device looks its rows up in all of it."""
-    table_VD = embedding_VD.astype(run.dtype)
-    if run.rows is not None:
-        whole = NamedSharding(run.rows.mesh, PartitionSpec())
-        table_VD = jax.lax.with_sharding_constraint(table_VD, whole)
-    return _by_rows(table_VD[tokens_BL], run)
+def _embed(
+    p: Params, spec: GPTSpec, tokens_BL: jax.Array, positions_BL: jax.Array, run: Execution
+) -> jax.Array:
+    """[B, L, D] in `run.dtype`: of each token, and of those before it in its segment.
+
+    The sum over tokens at fixed distances is a convolution over the one-hot tokens, done by look-up
+    (n-gram embeddings: for a model of few layers, cheaper than attention to the tokens just
+    before). Tables are small: each device looks its rows up in all of them.
+    """
+
+    def looked_up(table_VD: jax.Array, tokens_BL: jax.Array) -> jax.Array:
+        table_VD = table_VD.astype(run.dtype)
+        if run.rows is not None:
+            whole = NamedSharding(run.rows.mesh, PartitionSpec())
+            table_VD = jax.lax.with_sharding_constraint(table_VD, whole)
+        return _by_rows(table_VD[tokens_BL], run)
+
+    x_BLD = looked_up(p["embedding"], tokens_BL)
+    for distance in range(1, spec.lookback + 1):
+        earlier_BLD = looked_up(
+            p["lookback_embedding"][distance - 1], jnp.roll(tokens_BL, distance, axis=1)
+        )
+        x_BLD += jnp.where(positions_BL[..., None] >= distance, earlier_BLD, 0)
+    return x_BLD
 
 
 def hidden_states(
@@ -199,7 +222,7 @@ def hidden_states(
     layer = jax.checkpoint(plain) if run.remat else plain
     x_BLD, _ = jax.lax.scan(
         lambda x, blk: (_by_rows(layer(blk, x, segment_ids_BL, cos, sin), run), None),
-        _embed(p["embedding"], tokens_BL, run),
+        _embed(p, spec, tokens_BL, positions_BL, run),
         p["blocks"],
         unroll=spec.layers if run.unroll else 1,
     )

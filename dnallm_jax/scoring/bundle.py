@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import jax
@@ -13,26 +13,26 @@ from data_pipeline.contigs import Contigs
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizers import from_spec
 from data_pipeline.views import make_view
-from dnallm_jax.evaluation import calibration, metrics
+from dnallm_jax.evaluation import calibration, joining, metrics
 from dnallm_jax.evaluation.thresholds import threshold_at_false_positive_rate
-from dnallm_jax.model.classifier import Classifier
-from dnallm_jax.model.gpt import Execution, GPTSpec, Params, initialise, logical_axes
+from dnallm_jax.model.gpt import Execution, GPTSpec, Params
+from dnallm_jax.model.network import make_network
 from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.parallel.execution import on_mesh
+from dnallm_jax.scoring.joint import JointScorer
 from dnallm_jax.scoring.scorer import Scored, Scorer
 from dnallm_jax.training.checkpoints import Damaged, load_bundle, read_manifest, save_bundle
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the network reads sequences: all that turns its parameters into a detector."""
+    """How a member of a detector reads sequences: all that turns its parameters into log-odds."""
 
-    model: GPTSpec
-    tokenizer: Mapping[str, Any]
+    network: Mapping[str, Any]  # `Network.description`
+    tokenizer: Mapping[str, Any] | None  # none where the view reads no tokens
     view: str
-    pooling: str
-    causal: bool
     window: int  # bases
 
 
@@ -40,18 +40,16 @@ def make_scorer(
     params: Params | None, reading: Reading, run: Execution, mesh: Mesh, *, batch_tokens: int
 ) -> Scorer:
     """A scorer of these parameters; UserError for a reading whose strands would differ."""
-    if reading.view == "frames" and reading.pooling == "last":
+    if reading.view == "frames" and reading.network["pooling"] == "last":
         raise UserError(
             "pooling `last` looks at one end of the row, so with the view `frames` a sequence and "
             "its reverse complement would differ; set finetune.pooling to mean"
         )
+    tokenizer = None if reading.tokenizer is None else from_spec(reading.tokenizer)
     return Scorer(
         params,
-        reading.model,
-        run,
-        view=make_view(reading.view, from_spec(reading.tokenizer)),
-        pooling=reading.pooling,
-        causal=reading.causal,
+        make_network(reading.network, on_mesh(run, mesh)),
+        view=make_view(reading.view, tokenizer),
         window=reading.window,
         batch_tokens=batch_tokens,
         mesh=mesh,
@@ -62,7 +60,7 @@ def make_scorer(
 class Detector:
     """A bundle in memory: scores, probabilities, calls."""
 
-    scorer: Scorer
+    scorer: JointScorer
     calibration: calibration.Calibration
     threshold: float
     manifest: Mapping[str, Any]
@@ -88,29 +86,38 @@ def open_bundle(folder: pathlib.Path, run: Execution, mesh: Mesh, *, batch_token
             f"{folder} is a {manifest.get('kind')} of format {manifest.get('format')}, not a "
             f"bundle of format {FORMAT}; name the folder that finetune wrote"
         )
-    reading = Reading(**{**manifest["reading"], "model": GPTSpec(**manifest["reading"]["model"])})
-    meshes.check_divides(mesh, reading.model)
-    shardings = meshes.tree_shardings(mesh, logical_axes(Classifier, reading.model))
-    target = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(lambda: initialise(Classifier, reading.model, seed=0)),
-        shardings,
-    )
-    params = load_bundle(folder, target)
+    scorers = {}
+    members = {name: Reading(**values) for name, values in manifest["members"].items()}
+    targets = {}
+    for name, reading in members.items():
+        network = make_network(reading.network, run)
+        if reading.network["kind"] == "gpt":
+            known = {field.name: reading.network[field.name] for field in fields(GPTSpec)}
+            meshes.check_divides(mesh, GPTSpec(**known))
+        targets[name] = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            jax.eval_shape(lambda network=network: network.initialise(0)),
+            meshes.tree_shardings(mesh, network.axes),
+        )
+    params = load_bundle(folder, targets)
+    for name, reading in members.items():
+        scorers[name] = make_scorer(params[name], reading, run, mesh, batch_tokens=batch_tokens)
     return Detector(
-        make_scorer(params, reading, run, mesh, batch_tokens=batch_tokens),
+        JointScorer(scorers, joining.Joining.from_dict(manifest["joining"])),
         calibration.Calibration.from_dict(manifest["calibration"]),
         manifest["threshold"],
         manifest,
     )
 
 
-def predict(scorer: Scorer, contigs: Contigs, split: str, limit: int = 0) -> dict[str, np.ndarray]:
+def predict(
+    scorer: Scorer | JointScorer, contigs: Contigs, split: str, limit: int = 0
+) -> dict[str, np.ndarray]:
     """The predictions table of a split, without calibrated scores.
 
     With a `limit`, of so many contigs spread evenly over it: they are often stored class by class.
-    Columns: sequence_id, label, length, logit, and the metadata of the contigs. A contig of unknown
-    cluster is a cluster of its own.
+    Columns: sequence_id, label, length, logit, and the metadata of the contigs; of a JointScorer
+    also `logit_NAME` for each member. A contig of unknown cluster is a cluster of its own.
     """
     source = contigs.source(split)
     count = min(limit, len(source)) if limit else len(source)
@@ -122,6 +129,9 @@ def predict(scorer: Scorer, contigs: Contigs, split: str, limit: int = 0) -> dic
         "length": np.array([len(record["bases"]) for record in records]),
         "logit": np.array([s.logit for s in scored]),
     }
+    if isinstance(scorer, JointScorer):
+        for place, name in enumerate(scorer.names):
+            table[f"logit_{name}"] = np.array([s.members[place] for s in scored])
     for name in ("group", "cluster", "family", "novelty", "organism"):
         table[name] = np.array([record[name].decode() for record in records])
     table["cluster"] = np.where(table["cluster"] == "-", table["sequence_id"], table["cluster"])
@@ -130,20 +140,30 @@ def predict(scorer: Scorer, contigs: Contigs, split: str, limit: int = 0) -> dic
 
 def write_bundle(
     folder: pathlib.Path,
-    params: Params,
-    reading: Reading,
+    params: Mapping[str, Params],
+    members: Mapping[str, Reading],
     validation: Mapping[str, np.ndarray],
     *,
     false_positive_rate: float,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Calibrates on the validation predictions, sets the threshold, saves; returns the evaluation.
+    """Joins the members on the validation predictions, calibrates, sets the threshold and saves.
 
     The threshold is the score above which `false_positive_rate` of the validation contigs that are
     not viral lie; 0.5 where there are too few of them to say.
+
+    Args:
+      params, members: the parameters of each member, and how it reads.
+      validation: a predictions table with a column `logit_NAME` for each member.
+
+    Returns:
+      The evaluation on these predictions.
     """
-    scored = np.isfinite(validation["logit"])
+    logits = np.stack([validation[f"logit_{name}"] for name in members], axis=1)
+    scored = np.isfinite(logits).all(axis=1)
     table = {name: column[scored] for name, column in validation.items()}
+    joint = joining.fit(logits[scored], table["label"], table["length"])
+    table["logit"] = joint.apply(logits[scored], table["length"])
     fitted = calibration.fit(table["logit"], table["label"], table["length"])
     table["score"] = fitted.apply(table["logit"], table["length"])
     threshold = threshold_at_false_positive_rate(
@@ -153,18 +173,19 @@ def write_bundle(
     evaluation = metrics.evaluate_predictions(table, threshold=chosen)
     shapes = {
         jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+        for path, leaf in jax.tree_util.tree_flatten_with_path(dict(params))[0]
     }
     save_bundle(
         folder,
-        params,
+        dict(params),
         {
             "kind": "bundle",
             "format": FORMAT,
-            "reading": asdict(reading),
+            "members": {name: asdict(reading) for name, reading in members.items()},
             "labels": ["not virus", "virus"],
             "parameters": shapes,
-            "language_model_head": "lm_head" in params,
+            "language_model_head": any("lm_head" in own for own in params.values()),
+            "joining": joint.as_dict(),
             "calibration": fitted.as_dict(),
             "threshold": chosen,
             "threshold_false_positive_rate": None if threshold is None else false_positive_rate,

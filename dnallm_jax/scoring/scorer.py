@@ -1,4 +1,4 @@
-"""How viral does the network find a sequence? Windows, strands, and one log-odds a sequence.
+"""How viral does a network find a sequence? Windows, strands, and one log-odds a sequence.
 
 A sequence up to the window length is one window; a longer one is cut into evenly spread windows
 that cover it, and lie in the same places on both strands. Windows are padded to one of a few
@@ -7,7 +7,6 @@ sequence.
 """
 
 import copy
-import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,16 +17,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_pipeline.cutting import batch_rows
-from data_pipeline.loader import layout, stack
+from data_pipeline.loader import Batch
 from data_pipeline.views import View
-from dnallm_jax.model.classifier import virus_logits
-from dnallm_jax.model.gpt import Execution, GPTSpec, Params
+from dnallm_jax.model.gpt import Params
+from dnallm_jax.model.network import Network
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.parallel.execution import on_mesh
 
 # Sequences are taken in groups of about so many bases; in a group, windows of like length share
 # batches.
-_GROUP_BASES = 2_000_000
+_GROUP_BASES, _GROUP_SEQUENCES = 2_000_000, 100_000
 _SMALLEST_WINDOW = 150
 _KNOWN = np.isin(np.arange(256), np.frombuffer(b"ACGTUacgtu", np.uint8))
 
@@ -40,13 +38,14 @@ class Scored:
     windows: int
     fraction_scored: float  # share of the bases that are A, C, G or T
     strand_gap: float  # mean |logit - logit of the reverse strand| over windows; 0 if read together
+    members: tuple[float, ...] = ()  # the log-odds that were joined into `logit`, if any
 
 
 class Scorer:
     """Log-odds of sequences.
 
     Args:
-      params, spec, run, pooling, causal: the network; without params, `of` gives them later.
+      params: of the network; without them, `of` gives them later.
       view: what it reads of a window.
       window: bases of the longest window.
       batch_tokens: tokens of a batch, about.
@@ -55,25 +54,17 @@ class Scorer:
     def __init__(
         self,
         params: Params | None,
-        spec: GPTSpec,
-        run: Execution,
+        network: Network,
         *,
         view: View,
-        pooling: str,
-        causal: bool,
         window: int,
         batch_tokens: int,
         mesh: Mesh,
     ) -> None:
-        self.view = view
-        self._params, self._mesh = params, mesh
+        self._params, self._view, self._mesh = params, view, mesh
         self._window, self._batch_tokens = window, batch_tokens
         self._sizes = window_sizes(window)
-        self._logits = jax.jit(
-            functools.partial(
-                virus_logits, spec=spec, run=on_mesh(run, mesh), pooling=pooling, causal=causal
-            )
-        )
+        self._logits = jax.jit(lambda params, batch: network.logits(params, batch).mean(axis=0))
 
     def of(self, params: Params) -> "Scorer":
         """The same scorer with other parameters; what was compiled is kept."""
@@ -84,29 +75,33 @@ class Scorer:
     def score(self, sequences: Iterable[bytes]) -> Iterator[Scored]:
         """One result a sequence (letters of any case), in order; memory is bounded by a group."""
         remaining = iter(sequences)
-        while group := list(_take(remaining, _GROUP_BASES)):
+        while group := take(remaining):
             yield from self._score_group(group)
 
     def _score_group(self, sequences: Sequence[bytes]) -> Iterator[Scored]:
-        rows: dict[int, list[tuple[int, dict[str, np.ndarray]]]] = defaultdict(list)
         cuts = [windows(len(sequence), self._window) for sequence in sequences]
-        flat = [(s, start, stop) for s, own in enumerate(cuts) for start, stop in own]
-        pieces = [sequences[s][start:stop] for s, start, stop in flat]
-        for number, read in enumerate(self.view.segments_batch(pieces)):
-            size = next(size for size in self._sizes if size >= len(pieces[number]))
-            length = self.view.row_length(size)
-            for strand in read:
-                rows[length].append((number, layout(strand, length, self.view.tokenizer)))
-        logits: list[list[float]] = [[] for _ in flat]
-        for length, members in rows.items():
-            values = self._run([row for _, row in members], length)
-            for (number, _), value in zip(members, values, strict=True):
-                logits[number].append(float(value))
+        pieces = [
+            sequence[start:stop]
+            for sequence, own in zip(sequences, cuts, strict=True)
+            for start, stop in own
+        ]
+        by_length: dict[int, list[int]] = defaultdict(
+            list
+        )  # length of the row -> numbers of pieces
+        longest: dict[int, int] = {}  # ... -> bases that fit it
+        for number, piece in enumerate(pieces):
+            size = next(size for size in self._sizes if size >= len(piece))
+            length = self._view.row_length(size)
+            by_length[length].append(number)
+            longest[length] = max(size, longest.get(length, 0))
+        logits = np.zeros((len(pieces), self._view.strands))
+        for length, numbers in by_length.items():
+            logits[numbers] = self._run([pieces[n] for n in numbers], longest[length], length)
         at = 0
         for sequence, own in zip(sequences, cuts, strict=True):
             known = _KNOWN[np.frombuffer(sequence, np.uint8)]
             weights = np.array([known[start:stop].sum() for start, stop in own], np.float64)
-            strands = np.array(logits[at : at + len(own)])
+            strands = logits[at : at + len(own)]
             at += len(own)
             if not weights.sum():
                 yield Scored(float("nan"), len(own), 0.0, float("nan"))
@@ -119,26 +114,24 @@ class Scorer:
                 strand_gap=float(weights @ np.ptp(strands, axis=1)),
             )
 
-    def _run(self, rows: list[dict[str, np.ndarray]], length: int) -> np.ndarray:
-        """float32[len(rows)]: logits of rows of one length, in batches of one shape."""
+    def _run(self, pieces: list[bytes], bases: int, length: int) -> np.ndarray:
+        """float[len(pieces), strands]: logits of pieces of one row length, in batches of one shape.
+
+        `bases` is as long as a piece may be whose row has that length.
+        """
         parts = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         size = batch_rows(length, self._batch_tokens, parts)
-        empty = layout([], length, self.view.tokenizer)
         waiting = []
-        for start in range(0, len(rows), size):
-            chunk = rows[start : start + size]
-            batch = stack(chunk + [empty] * (size - len(chunk)))
-            del batch["weights"]
-            arrays = meshes.to_device(batch, self._mesh)
-            waiting.append(
-                self._logits(
-                    self._params,
-                    tokens_BL=arrays["tokens"],
-                    segment_ids_BL=arrays["segment_ids"],
-                    positions_BL=arrays["positions"],
-                )
-            )
-        return np.concatenate(jax.device_get(waiting))[: len(rows)]
+        for start in range(0, len(pieces), size):
+            chunk = pieces[start : start + size]
+            batches = self._view.read(chunk + [b""] * (size - len(chunk)), bases)
+            waiting.append([self._logits(self._params, self._on_device(b)) for b in batches])
+        fetched = [np.stack(strands, axis=1) for strands in jax.device_get(waiting)]
+        return np.concatenate(fetched)[: len(pieces)]
+
+    def _on_device(self, batch: Batch) -> dict[str, jax.Array]:
+        read = {name: array for name, array in batch.items() if name != "weights"}
+        return meshes.to_device(read, self._mesh)
 
 
 def window_sizes(window: int) -> list[int]:
@@ -166,9 +159,13 @@ def windows(length: int, window: int) -> list[tuple[int, int]]:
     return [(start, start + window) for start in starts]
 
 
-def _take(sequences: Iterator[bytes], bases: int) -> Iterator[bytes]:
-    for sequence in islice(sequences, 100_000):
-        yield sequence
-        bases -= len(sequence)
-        if bases <= 0:
-            return
+def take(sequences: Iterator[bytes]) -> list[bytes]:
+    """The next sequences, of about _GROUP_BASES together; empty at the end."""
+    group: list[bytes] = []
+    bases = 0
+    for sequence in islice(sequences, _GROUP_SEQUENCES):
+        group.append(sequence)
+        bases += len(sequence)
+        if bases >= _GROUP_BASES:
+            break
+    return group

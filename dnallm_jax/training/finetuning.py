@@ -1,6 +1,13 @@
-"""How does the language model become a detector? Its backbone, a new head, binary cross-entropy."""
+"""How does the language model become a detector? Its backbone, a new head, binary cross-entropy.
 
+A detector has up to two members that are trained one after the other, each on windows of its own:
+the GPT, and small networks on the composition of a window.
+"""
+
+import dataclasses
 import functools
+import itertools
+import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -14,13 +21,14 @@ from data_pipeline import loader
 from data_pipeline.contigs import Contigs
 from data_pipeline.cutting import Cutting, WindowBatches, batch_rows, fixed_windows, table
 from data_pipeline.errors import UserError
-from data_pipeline.views import View
-from dnallm_jax.config import Config, Finetune, digest, to_dict
-from dnallm_jax.model.classifier import Classifier
-from dnallm_jax.model.gpt import Execution, GPTSpec, Params, initialise, logical_axes
+from data_pipeline.tokenizers import from_spec
+from data_pipeline.views import Bases, Composition, Frames, View, make_view
+from dnallm_jax.config import Config, Finetune, digest, gpt_spec, to_dict, tokenizer_spec
+from dnallm_jax.model.composition import CompositionSpec, standardisation
+from dnallm_jax.model.gpt import Execution, GPTSpec, Params
+from dnallm_jax.model.network import Network, composition_network, gpt_network
 from dnallm_jax.parallel import hosts
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.planning.flops import flops_per_token
 from dnallm_jax.training import objectives, step
 from dnallm_jax.training.checkpoints import Account, Checkpoints, read_manifest, restore_part
@@ -32,18 +40,90 @@ from dnallm_jax.training.workdir import claim, versions
 
 CHECKPOINTS = "checkpoints"
 SELECTED_BY = "validation_average_precision"
+_RESIDENT = 4 << 30  # bases; training records of up to so many are held in memory
+_FIRST_BATCHES = 8  # from which the spread of the composition's features is taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One network of a detector, what it reads, and how it is trained."""
+
+    name: str  # gpt | composition
+    network: Network
+    view: View
+    settings: Finetune
+    flops_per_token: float
+    backbone: pathlib.Path | None = None  # the pre-training checkpoint (`.../<step>`)
+
+
+def gpt_member(config: Config, mesh: Mesh, run: Execution, backbone: pathlib.Path | None) -> Member:
+    """The GPT under a binary head; UserError where the mesh or the backbone does not fit it."""
+    settings, tokenizer = config.finetune, tokenizer_spec(config.tokenizer)
+    view = make_view(settings.view, from_spec(tokenizer))
+    spec = gpt_spec(config.model, from_spec(tokenizer).vocab_size)
+    meshes.check_divides(mesh, spec)
+    if backbone is not None:
+        check_backbone(backbone, spec, tokenizer)
+    row, causal = view.row_length(max(settings.lengths)), settings.causal
+    return Member(
+        name="gpt",
+        network=gpt_network(spec, run, pooling=settings.pooling, causal=causal),
+        view=view,
+        settings=settings,
+        flops_per_token=flops_per_token(spec, row, causal=causal, language_model=False),
+        backbone=backbone,
+    )
+
+
+def composition_member(config: Config, contigs: Contigs) -> Member:
+    """Small networks on the composition of a window, drawn as the GPT's windows are."""
+    chosen, view = config.composition, Composition()
+    spec = CompositionSpec(
+        features=view.features,
+        widths=chosen.widths,
+        networks=chosen.networks,
+        dropout=chosen.dropout,
+        feature_dropout=chosen.feature_dropout,
+    )
+    settings = dataclasses.replace(
+        config.finetune,
+        backbone="random",
+        freeze_steps=0,
+        view=view.name,
+        batch_tokens=chosen.batch_windows * view.row_length(0),
+        **{
+            key: getattr(chosen, key)
+            for key in (
+                *("steps", "lengths", "optimizer", "log_every", "eval_every", "save_every"),
+                *("keep", "seed", "mutate"),
+            )
+        },
+    )
+    windows = window_batches(settings, contigs, view, parts=1, process=0, processes=1)
+    first = np.concatenate([windows(number)["features"] for number in range(_FIRST_BATCHES)])
+    weights = sum(a * b for a, b in itertools.pairwise((view.features, *spec.widths, 1)))
+    return Member(
+        name="composition",
+        network=composition_network(spec, seed=chosen.seed, standard=standardisation(first)),
+        view=view,
+        settings=settings,
+        flops_per_token=6.0 * spec.networks * weights,
+    )
 
 
 def window_batches(
     settings: Finetune, contigs: Contigs, view: View, *, parts: int, process: int, processes: int
 ) -> WindowBatches:
     """The training windows of a config."""
-    source = contigs.source("train")
+    source: Any = contigs.source("train")
+    if contigs.splits["train"].bases <= _RESIDENT:
+        source = [source[number] for number in range(len(source))]
     cutting = Cutting(
         lengths=settings.lengths,
         batch_tokens=settings.batch_tokens,
         balance_key=settings.balance_key,
         negative_balance_key=settings.negative_balance_key,
+        negative_weights=settings.negative_weights,
         max_ambiguous=settings.max_ambiguous,
         mutate=settings.mutate,
     )
@@ -60,10 +140,10 @@ def window_batches(
 
 
 def baseline_windows(
-    settings: Finetune, contigs: Contigs, view: View, count: int
+    settings: Finetune, contigs: Contigs, count: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """`count` training windows of each length, drawn as the model's are: (ASCII uint8, labels)."""
-    batches = window_batches(settings, contigs, view, parts=1, process=0, processes=1)
+    batches = window_batches(settings, contigs, Composition(), parts=1, process=0, processes=1)
     return fixed_windows(batches, settings.lengths, count)
 
 
@@ -71,20 +151,15 @@ def finetune(
     config: Config,
     contigs: Contigs,
     folder: pathlib.Path,
+    member: Member,
     *,
-    backbone: pathlib.Path | None,
-    spec: GPTSpec,
-    run: Execution,
-    view: View,
     mesh: Mesh,
     validate: Callable[[Params], dict[str, float]],
     peak_flops: float,
 ) -> tuple[Params, dict[str, Any]]:
-    """Trains the classifier to the last step, from the newest checkpoint if there is one.
+    """Trains one member to its last step, from the newest checkpoint if there is one.
 
     Args:
-      backbone: the pre-training checkpoint (`.../<step>`) whose backbone is taken; None starts at
-        random.
       validate: parameters -> metrics on the validation contigs, `validation_average_precision`
         among them, by which the best step is chosen.
 
@@ -95,11 +170,15 @@ def finetune(
       UserError: a checkpoint that does not fit, a folder of another config, no whole checkpoint
         among those that are there, a loss that is not finite.
     """
-    settings = config.finetune
-    meshes.check_divides(mesh, spec)
+    settings, network, view, backbone = (
+        member.settings,
+        member.network,
+        member.view,
+        member.backbone,
+    )
     origin = _origin(backbone)
     identity = {
-        "model": vars(spec),
+        "network": json.loads(json.dumps(network.description)),
         "finetune": to_dict(settings),
         "execution": to_dict(config.execution),
         "score": to_dict(config.score),
@@ -113,17 +192,10 @@ def finetune(
             frozen="backbone",
             frozen_steps=settings.freeze_steps,
         )
-        axes = logical_axes(Classifier, spec)
         state, shardings = step.make_state(
-            functools.partial(initialise, Classifier, spec, seed=settings.seed), tx, mesh, axes
+            functools.partial(network.initialise, settings.seed), tx, mesh, network.axes
         )
-        objective = functools.partial(
-            objectives.virus,
-            spec=spec,
-            run=on_mesh(run, mesh),
-            pooling=settings.pooling,
-            causal=settings.causal,
-        )
+        objective = functools.partial(objectives.virus, logits=network.logits)
         checkpoints = Checkpoints(
             folder / CHECKPOINTS,
             keep=settings.keep,
@@ -148,7 +220,7 @@ def finetune(
             process=jax.process_index(),
             processes=jax.process_count(),
         )
-        telemetry.say(_header(config, contigs, spec, view, mesh, start, origin, account))
+        telemetry.say(_header(config, contigs, member, mesh, start, origin, account))
 
         def device_batches() -> Iterator[Batch]:
             for batch in loader.stream(windows, start=start):
@@ -157,7 +229,7 @@ def finetune(
         def save(number: int, state: step.TrainState, metrics: dict[str, float]) -> None:
             manifest = {
                 "kind": "finetune",
-                "model": vars(spec),
+                "network": network.description,
                 "config": to_dict(config),
                 "data": contigs.fingerprint,
                 "backbone": origin,
@@ -168,7 +240,6 @@ def finetune(
         def name_records(number: int) -> str:
             return f"windows of batch {number - 1} of data set {contigs.fingerprint[:12]}"
 
-        row = view.row_length(max(settings.lengths))
         try:
             train(
                 state,
@@ -176,11 +247,7 @@ def finetune(
                 plan=Plan(
                     settings.steps, settings.log_every, settings.eval_every, settings.save_every
                 ),
-                speed=Speed(
-                    float(view.tokenizer.token_lengths.max()),
-                    flops_per_token(spec, row, causal=settings.causal, language_model=False),
-                    peak_flops,
-                ),
+                speed=Speed(_bases_per_token(member), member.flops_per_token, peak_flops),
                 batches=device_batches(),
                 train_step=step.make_train_step(objective, tx, shardings),
                 summarise=lambda total: {
@@ -243,21 +310,27 @@ def check_backbone(backbone: pathlib.Path, spec: GPTSpec, tokenizer: dict[str, A
             )
 
 
+def _bases_per_token(member: Member) -> float:
+    """For the progress line: of a token, or, where rows are no tokens, of a window."""
+    if isinstance(member.view, Bases | Frames):
+        return float(member.view.tokenizer.token_lengths.max())
+    return sum(member.settings.lengths) / len(member.settings.lengths)
+
+
 def _header(
     config: Config,
     contigs: Contigs,
-    spec: GPTSpec,
-    view: View,
+    member: Member,
     mesh: Mesh,
     start: int,
     origin: dict[str, Any],
     account: Account | None,
 ) -> list[str]:
-    settings, split = config.finetune, contigs.splits["train"]
+    settings, view, split = member.settings, member.view, contigs.splits["train"]
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     shapes = ", ".join(
-        f"{n} b: {batch_rows(length, settings.batch_tokens, parts)} x {length}"
-        for n, length in ((n, view.row_length(n)) for n in settings.lengths)
+        f"{n} b: {batch_rows(view.row_length(n), settings.batch_tokens, parts)} windows"
+        for n in settings.lengths
     )
     if start:
         source = f"step {start} (restored)"
@@ -265,12 +338,12 @@ def _header(
         source = "random initialisation"
     else:
         source = f"pre-trained, step {origin['step']}, {si(origin['bases_seen'])}bases seen"
+    network = ", ".join(f"{key} {value}" for key, value in member.network.description.items())
     return [
-        f"finetune    {config.name}: {spec.layers} layers of {spec.width}, view {settings.view}, "
-        f"{'causal' if settings.causal else 'bidirectional'}, {settings.pooling} pooling",
+        f"finetune    {config.name}: view {settings.view}, {network}",
         f"data        {contigs.fingerprint[:12]}, {split.viral:,} viral and "
         f"{split.records - split.viral:,} other records, {si(split.bases)}bases",
-        f"batches     windows x tokens: {shapes}",
+        f"batches     {shapes}",
         *meshes.describe(mesh),
         f"start       {source}",
         *(account.lines() if account else []),

@@ -4,12 +4,13 @@ An objective maps (params, batch) to sums (of nats, of weights, and more), not m
 batches, devices and accumulation steps add up exactly and are divided once.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dnallm_jax.model.classifier import virus_logits
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params, next_token_logits
 
 Batch = dict[str, jax.Array]
@@ -51,25 +52,20 @@ def next_token(
     }
 
 
-def virus(
-    p: Params, batch: Batch, *, spec: GPTSpec, run: Execution, pooling: str, causal: bool
-) -> Sums:
-    """Sums of: `loss` nats of binary cross-entropy, `weight` examples, `correct` at log-odds 0."""
-    logits = virus_logits(
-        p,
-        spec,
-        run,
-        batch["tokens"],
-        batch["segment_ids"],
-        batch["positions"],
-        pooling=pooling,
-        causal=causal,
-    )
+def virus(p: Params, batch: Batch, *, logits: Callable[[Params, Batch], jax.Array]) -> Sums:
+    """Sums of: `loss` nats of binary cross-entropy, `weight` examples, `correct` at log-odds 0.
+
+    `logits` gives float32 [S, B], those of S networks: the loss is the mean of their losses, and
+    the mean of their log-odds is right or wrong. `tokens` counts those that are not padding, or the
+    rows of a batch without tokens.
+    """
+    logits_SB = logits(p, batch)
     labels, weights = batch["labels"], batch["example_weights"]
-    nats = optax.sigmoid_binary_cross_entropy(logits, labels)
+    nats = optax.sigmoid_binary_cross_entropy(logits_SB, labels).mean(axis=0)
+    tokens = batch["segment_ids"] > 0 if "segment_ids" in batch else jnp.ones_like(labels)
     return {
         "loss": jnp.sum(nats * weights),
         "weight": jnp.sum(weights),
-        "tokens": jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32)),
-        "correct": jnp.sum(weights * ((logits > 0) == (labels > 0.5))),
+        "tokens": jnp.sum(tokens.astype(jnp.float32)),
+        "correct": jnp.sum(weights * ((logits_SB.mean(axis=0) > 0) == (labels > 0.5))),
     }

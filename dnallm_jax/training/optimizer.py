@@ -25,7 +25,7 @@ def decayed(params: Params) -> Params:
 
     Stacked norms have a layer axis too, so the name decides, not the number of axes.
     """
-    undecayed = ("embedding", "norm", "head_kernel", "head_bias")
+    undecayed = ("embedding", "norm", "head_kernel", "bias", "feature_")
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
         return not any(word in jax.tree_util.keystr(path) for word in undecayed)

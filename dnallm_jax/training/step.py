@@ -55,6 +55,7 @@ def make_train_step(
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        batch = {**batch, "step": state["step"]}  # which tells an objective that this is training
         (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"], batch)
         updates, optimizer = tx.update(gradients, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)

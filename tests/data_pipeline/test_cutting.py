@@ -136,7 +136,7 @@ def test_planted_windows_from_elsewhere_are_found() -> None:
     assert misplaced([(label, n, w[1:]) for label, n, w in found], records, 100)
 
 
-@pytest.mark.parametrize("view", [Bases(Nucleotide()), Bases(Kmer(3)), Frames()])
+@pytest.mark.parametrize("view", [Bases(Nucleotide()), Bases(Kmer(3)), Frames(Kmer(3))])
 def test_a_batch_holds_the_windows_drawn_for_it(view: View) -> None:
     records = usual_records()
     batches = windows_of(records, view)

@@ -12,9 +12,10 @@ from data_pipeline import frames, views
 from data_pipeline.bpe import Bpe
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizers import Kmer, Nucleotide, OverlappingKmer, reverse_complement
-from data_pipeline.views import Bases, Frames, View, make_view
+from data_pipeline.views import Bases, Composition, Frames, TokenView, make_view
 
-VIEWS: list[View] = [Bases(Nucleotide()), Bases(Kmer(3)), Bases(Kmer(6)), Frames()]
+CODONS = Frames(frames.Codon())
+VIEWS: list[TokenView] = [Bases(Nucleotide()), Bases(Kmer(3)), Frames(Kmer(3)), CODONS]
 # Few T's leave stretches open, so that they overlap and fill the row; stops and N's end them.
 pieces = st.one_of(
     st.text(st.sampled_from("ACGT"), max_size=60),
@@ -39,7 +40,7 @@ def plain(segments: list[list[np.ndarray]]) -> list[list[bytes]]:
 @example(b"")
 @example(b"A")
 @example(b"N" * 100)
-def test_a_piece_fits_its_row(view: View, piece: bytes) -> None:
+def test_a_piece_fits_its_row(view: TokenView, piece: bytes) -> None:
     strands = view.segments(piece)
     assert len(strands) == view.strands
     for strand in strands:
@@ -50,7 +51,7 @@ def test_a_piece_fits_its_row(view: View, piece: bytes) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_few_row_lengths_that_never_shrink(view: View) -> None:
+def test_few_row_lengths_that_never_shrink(view: TokenView) -> None:
     lengths = [view.row_length(bases) for bases in range(3000)]
     assert lengths == sorted(lengths)
     assert all(length % 16 == 0 and length > 0 for length in lengths)
@@ -59,7 +60,7 @@ def test_few_row_lengths_that_never_shrink(view: View) -> None:
 @pytest.mark.parametrize("view", VIEWS)
 @settings(deadline=None)
 @given(st.lists(contigs, max_size=5))
-def test_a_batch_reads_each_piece_as_if_alone(view: View, batch: list[bytes]) -> None:
+def test_a_batch_reads_each_piece_as_if_alone(view: TokenView, batch: list[bytes]) -> None:
     read = [plain(strands) for strands in view.segments_batch(batch)]
     assert read == [plain(view.segments(piece)) for piece in batch]
 
@@ -93,7 +94,7 @@ def test_bases_leaves_out_what_does_not_fit() -> None:
 
 def codons_of(piece: bytes) -> Counter[bytes]:
     """What Frames reads: each segment's codons, in no order."""
-    (strand,) = Frames().segments(piece)
+    (strand,) = Frames(Kmer(3)).segments(piece)
     return Counter(segment.tobytes() for segment in strand)
 
 
@@ -144,30 +145,32 @@ def test_frames_reads_the_open_stretches_in_order(piece: bytes) -> None:
     stretches = frames.open_stretches(piece)
     tokens, lengths, _ = frames.codon_tokens(piece, stretches)
     whole = [part.tobytes() for part in np.split(tokens, lengths.cumsum()[:-1])]
-    (read,) = plain(Frames().segments(piece))
-    if lengths.sum() <= Frames().row_length(len(piece)):
+    (read,) = plain(Frames(Kmer(3)).segments(piece))
+    if lengths.sum() <= Frames(Kmer(3)).row_length(len(piece)):
         assert read == (whole if len(lengths) else [])
         return
     remaining = iter(whole)
     assert all(segment in remaining for segment in read), "in order along the piece"
-    room = Frames().row_length(len(piece)) - sum(map(len, read))
+    room = Frames(Kmer(3)).row_length(len(piece)) - sum(map(len, read))
     assert all(len(segment) > room for segment in Counter(whole) - Counter(read))
 
 
 def test_a_piece_without_an_open_codon_is_an_empty_row() -> None:
-    assert Frames().segments_batch([b"", b"AC", b"TAATTAATTAA"[:2], b"N" * 99]) == [[[]]] * 4
-    assert Frames().segments_batch([]) == []
+    assert Frames(Kmer(3)).segments_batch([b"", b"AC", b"TAATTAATTAA"[:2], b"N" * 99]) == [[[]]] * 4
+    assert Frames(Kmer(3)).segments_batch([]) == []
 
 
 def test_a_view_by_name() -> None:
     assert make_view("bases", Kmer(4)) == Bases(Kmer(4))
-    assert make_view("frames", Kmer(3)) == Frames()
+    assert make_view("frames", Kmer(3)) == Frames(Kmer(3))
+    assert make_view("frames", frames.Codon()) == Frames(frames.Codon())
+    assert make_view("composition") == Composition()
     with pytest.raises(UserError) as raised:
         make_view("frames", Kmer(4))
     assert str(raised.value) == (
-        "the view `frames` reads codons, so it needs a model pre-trained with tokenizer.name kmer "
-        "and tokenizer.k 3, not {'name': 'kmer', 'k': 4}"
+        "the view `frames` reads codons, so it needs a model pre-trained with tokenizer.name "
+        "codon, or kmer and tokenizer.k 3, not {'name': 'kmer', 'k': 4}"
     )
     with pytest.raises(UserError) as raised:
         make_view("codons", Kmer(3))
-    assert str(raised.value) == "view 'codons' is not one of bases, frames"
+    assert str(raised.value) == "view 'codons' is not one of bases, frames, composition"

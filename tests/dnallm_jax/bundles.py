@@ -8,10 +8,10 @@ import numpy as np
 
 from data_pipeline.contigs import Contigs, ContigsOptions, build_contigs
 from data_pipeline.tokenizers import from_spec
-from data_pipeline.views import make_view
 from dnallm_jax.model.classifier import Classifier
+from dnallm_jax.model.network import gpt_network
 from dnallm_jax.scoring.bundle import Reading, write_bundle
-from tests.dnallm_jax.tiny import SPEC, numpy_params
+from tests.dnallm_jax.tiny import RUN, SPEC, numpy_params
 
 PROVENANCE = {
     "step": 20,
@@ -26,9 +26,9 @@ PROVENANCE = {
 def reading(view: str = "bases", window: int = 300) -> Reading:
     """A tiny network and how it reads."""
     tokenizer = {"name": "kmer", "k": 3} if view == "frames" else {"name": "nucleotide"}
-    vocabulary = make_view(view, from_spec(tokenizer)).tokenizer.vocab_size
-    spec = dataclasses.replace(SPEC, vocab_size=vocabulary)
-    return Reading(spec, tokenizer, view, "mean", True, window)
+    spec = dataclasses.replace(SPEC, vocab_size=from_spec(tokenizer).vocab_size)
+    network = gpt_network(spec, RUN, pooling="mean", causal=True)
+    return Reading(network.description, tokenizer, view, window)
 
 
 def validation_table(records: int = 400) -> dict[str, np.ndarray]:
@@ -42,7 +42,7 @@ def validation_table(records: int = 400) -> dict[str, np.ndarray]:
         "sequence_id": np.array([f"contig{number}" for number in range(records)]),
         "label": label,
         "length": rng.choice([200, 500], records),
-        "logit": logit,
+        "logit_gpt": logit,
         "cluster": np.array([f"cluster{number // 4}" for number in range(records)]),
         **text,
     }
@@ -51,9 +51,15 @@ def validation_table(records: int = 400) -> dict[str, np.ndarray]:
 def write_tiny_bundle(folder: pathlib.Path, view: str = "bases", window: int = 300) -> dict:
     """Writes a bundle of a random network; returns its parameters."""
     how = reading(view, window)
-    params = jax.tree.map(jax.numpy.asarray, numpy_params(Classifier, how.model))
+    spec = dataclasses.replace(SPEC, vocab_size=how.network["vocab_size"])
+    params = jax.tree.map(jax.numpy.asarray, numpy_params(Classifier, spec))
     write_bundle(
-        folder, params, how, validation_table(), false_positive_rate=0.05, provenance=PROVENANCE
+        folder,
+        {"gpt": params},
+        {"gpt": how},
+        validation_table(),
+        false_positive_rate=0.05,
+        provenance=PROVENANCE,
     )
     return params
 

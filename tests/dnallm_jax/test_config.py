@@ -82,8 +82,8 @@ def test_a_value_of_another_type_is_refused() -> None:
 CLASHES = [
     ({"model__heads": 4, "model__kv_heads": 3},
      "model.heads 4 is not a multiple of model.kv_heads 3"),
-    ({"model__kv_heads": 0}, "model.kv_heads is 0; it must be above 0"),
-    ({"model__layers": -1}, "model.layers is -1; it must be above 0"),
+    ({"model__kv_heads": 0}, "model.kv_heads is 0; it must be 1 or more"),
+    ({"model__layers": -1}, "model.layers is -1; it must be 1 or more"),
     ({"model__head_width": 7}, "model.head_width 7 must be even (rotary pairs)"),
     ({"finetune__pooling": "max"}, "finetune.pooling 'max' is not mean or last"),
     ({"finetune__view": "codons"}, "finetune.view 'codons' is not bases or frames"),

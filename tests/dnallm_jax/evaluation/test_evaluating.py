@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -18,8 +19,7 @@ from dnallm_jax.evaluation.truth import compare
 from tests.dnallm_jax.bundles import random_bases, reading, write_contigs
 
 MANIFEST = {
-    "reading": {"model": vars(reading().model), "tokenizer": {"name": "nucleotide"}}
-    | {"view": "bases", "window": 300},
+    "members": {"gpt": dataclasses.asdict(reading())},
     "backbone": {"kind": "pretrain", "bases_seen": 1_234_567},
     "step": 20,
     "steps": 40,
@@ -234,6 +234,7 @@ def test_the_summary_is_aligned() -> None:
     assert evaluating.summary(result) == [
         "AUROC on validation           300  10000+",
         "this detector              0.9877  1.0000",
+        "its gpt alone              0.9700  0.9900",
         "GC                         0.5000       -",
         "6-mer logistic regression  0.9000  0.9500",
     ]

@@ -63,7 +63,8 @@ def test_what_is_opened_scores_as_what_was_written(
     one_device = make_mesh(devices=jax.devices()[:1])
     written = make_scorer(params, reading(), RUN, one_device, batch_tokens=2_048)
     found = list(detector.scorer.score(SEQUENCES))
-    assert found == list(written.score(SEQUENCES))
+    expected = list(written.score(SEQUENCES))
+    assert found == [dataclasses.replace(s, members=(s.logit,)) for s in expected]
     sharded = opened(folder, devices=8).scorer
     spread = [scored.logit for scored in sharded.score(SEQUENCES)]
     np.testing.assert_allclose([scored.logit for scored in found], spread, atol=1e-5)
@@ -72,12 +73,12 @@ def test_what_is_opened_scores_as_what_was_written(
 def test_calibration_and_threshold_come_back(detector: Detector, folder: pathlib.Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     table = validation_table()
-    keep = np.isfinite(table["logit"])
+    keep = np.isfinite(table["logit_gpt"])
     table = {name: column[keep] for name, column in table.items()}
     assert detector.calibration == Calibration.from_dict(manifest["calibration"])
     assert detector.calibration.records == keep.sum()
     assert detector.threshold == manifest["threshold"]
-    scores = detector.calibration.apply(table["logit"], table["length"])
+    scores = detector.calibration.apply(table["logit_gpt"], table["length"])
     called = scores[table["label"] == 0] >= detector.threshold
     assert 0.03 < called.mean() <= 0.05 == manifest["threshold_false_positive_rate"]
     (scored,) = detector.scorer.score(SEQUENCES[:1])
@@ -91,15 +92,15 @@ def test_a_bundle_has_no_language_model_head_and_explains_itself(
 ) -> None:
     manifest = detector.manifest
     names = set(manifest["parameters"])
-    assert "backbone/blocks/wq" in names
-    assert {name for name in names if not name.startswith("backbone/")} == {
-        *("head_bias", "head_kernel", "head_norm")
+    assert "gpt/backbone/blocks/wq" in names
+    assert {name for name in names if not name.startswith("gpt/backbone/")} == {
+        *("gpt/head_bias", "gpt/head_kernel", "gpt/head_norm")
     }
     assert manifest["language_model_head"] is False
     assert not any(
         b"lm_head" in path.read_bytes() for path in (folder / "arrays").rglob("*") if path.is_file()
     )
-    leaves = jax.tree.leaves(detector.scorer._params)
+    leaves = jax.tree.leaves(detector.scorer._members["gpt"]._params)
     assert sorted(map(list, (leaf.shape for leaf in leaves))) == sorted(
         manifest["parameters"].values()
     )
@@ -113,8 +114,8 @@ def test_few_records_that_are_not_viral_give_the_middle_as_threshold(
 ) -> None:
     write_bundle(
         tmp_path / "bundle",
-        params_and_folder[0],
-        reading(),
+        {"gpt": params_and_folder[0]},
+        {"gpt": reading()},
         validation_table(12),
         false_positive_rate=0.01,
         provenance=PROVENANCE,
@@ -191,13 +192,13 @@ def test_a_network_that_does_not_divide_over_the_devices_is_refused(folder: path
 
 
 def test_frames_are_not_read_at_one_end() -> None:
-    last = dataclasses.replace(reading("frames"), pooling="last")
+    frames, bases = reading("frames"), reading()
+    last = dataclasses.replace(frames, network={**frames.network, "pooling": "last"})
     with pytest.raises(UserError, match=r"set finetune.pooling to mean"):
         make_scorer(None, last, RUN, make_mesh(), batch_tokens=2_048)
     # Both strands are read and averaged here, so an end is as good as the other.
-    make_scorer(
-        None, dataclasses.replace(reading(), pooling="last"), RUN, make_mesh(), batch_tokens=2_048
-    )
+    last = dataclasses.replace(bases, network={**bases.network, "pooling": "last"})
+    make_scorer(None, last, RUN, make_mesh(), batch_tokens=2_048)
 
 
 # --- predictions ----------------------------------------------------------------------------------

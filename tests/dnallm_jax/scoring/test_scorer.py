@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -13,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.tokenizers import Kmer, Nucleotide, reverse_complement
-from data_pipeline.views import Bases, Frames, View
+from data_pipeline.views import Bases, Frames, TokenView
 from dnallm_jax.model.classifier import Classifier, virus_logits
 from dnallm_jax.model.gpt import GPTSpec, logical_axes
+from dnallm_jax.model import network
+from dnallm_jax.model.network import gpt_network
+from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.parallel.mesh import make_mesh, tree_shardings
 from dnallm_jax.scoring import scorer as scoring
 from dnallm_jax.scoring.scorer import Scored, Scorer, window_sizes, windows
@@ -46,7 +50,7 @@ SEQUENCES += [
 
 @functools.cache  # so that shapes are compiled once
 def make(
-    view: View = NUCLEOTIDES,
+    view: TokenView = NUCLEOTIDES,
     *,
     devices: int = 1,
     batch_tokens: int = 2_048,
@@ -57,13 +61,11 @@ def make(
     spec: GPTSpec = dataclasses.replace(SPEC, vocab_size=view.tokenizer.vocab_size)
     mesh = make_mesh(devices=jax.devices()[:devices])
     shardings = tree_shardings(mesh, logical_axes(Classifier, spec))
+    run = on_mesh(dataclasses.replace(RUN, attention=attention), mesh)
     return Scorer(
         jax.device_put(numpy_params(Classifier, spec), shardings),
-        spec,
-        dataclasses.replace(RUN, attention=attention),
+        gpt_network(spec, run, pooling=pooling, causal=True),
         view=view,
-        pooling=pooling,
-        causal=True,
         window=WINDOW,
         batch_tokens=batch_tokens,
         mesh=mesh,
@@ -77,7 +79,7 @@ def scorer() -> Scorer:
 
 @pytest.fixture(scope="module")
 def frames() -> Scorer:
-    return make(Frames(), attention="reference")  # which compiles faster
+    return make(Frames(Kmer(3)), attention="reference")  # which compiles faster
 
 
 def logits(scorer: Scorer, sequences: Sequence[bytes]) -> np.ndarray:
@@ -190,7 +192,7 @@ def mixing_rows(*args: object, **kwargs: object) -> jax.Array:
 
 
 def test_the_check_of_independence_sees_rows_that_mix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "virus_logits", mixing_rows)
+    monkeypatch.setattr(network, "virus_logits", mixing_rows)
     # Parameters of its own in the cache of `make`: the fault must be compiled, and must not stay.
     assert largest_stray(make.__wrapped__(attention="reference")) > CLOSE
 
@@ -220,14 +222,13 @@ def largest_gap_between_strands(scorer: Scorer) -> float:
 class OneStrand(Bases):
     """A planted fault: the sequence as it stands, and nothing else."""
 
-    def segments_batch(self, pieces: Sequence[bytes]) -> list[list[list[np.ndarray]]]:
-        return [strands[:1] for strands in super().segments_batch(pieces)]
+    strands: ClassVar[int] = 1
 
 
 @pytest.fixture(scope="module")
 def one_strand(scorer: Scorer) -> Scorer:
     other = copy.copy(scorer)
-    other.view = OneStrand(Nucleotide())
+    other._view = OneStrand(Nucleotide())
     return other
 
 

@@ -26,6 +26,7 @@ from data_pipeline.tokenizers import Nucleotide
 from dnallm_jax.config import Optimizer
 from dnallm_jax.model.classifier import Classifier
 from dnallm_jax.model.gpt import GPT, logical_axes
+from dnallm_jax.model.network import gpt_network
 from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.parallel.mesh import make_mesh, to_device
 from dnallm_jax.training import objectives, step
@@ -65,12 +66,14 @@ def compiled_step(objective: str, sizes: tuple[int, int, int]) -> tuple[Mesh, An
     """A mesh of as many devices as the sizes say, a state on the host, its shardings, the step."""
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     bases = Nucleotide().token_bases
+    run = on_mesh(RUN, mesh)
+    next_token = functools.partial(objectives.next_token, token_bases=bases, spec=SPEC, run=run)
+    logits = gpt_network(SPEC, run, pooling="mean", causal=False).logits
     of_batch, module, frozen_steps = {
-        "next token": (functools.partial(objectives.next_token, token_bases=bases), GPT, 0),
-        "virus": (functools.partial(objectives.virus, pooling="mean", causal=False), Classifier, 1),
+        "next token": (next_token, GPT, 0),
+        "virus": (functools.partial(objectives.virus, logits=logits), Classifier, 1),
     }[objective]
     tx = make_optimizer(OPTIMIZER, 10, frozen="backbone", frozen_steps=frozen_steps)
-    of_batch = functools.partial(of_batch, spec=SPEC, run=on_mesh(RUN, mesh))
     axes = logical_axes(module, SPEC)
     state, shardings = step.make_state(lambda: numpy_params(module), tx, mesh, axes)
     train_step = step.make_train_step(of_batch, tx, shardings)

@@ -13,6 +13,7 @@ from data_pipeline.loader import layout, stack
 from data_pipeline.tokenizers import Kmer, Nucleotide, Tokenizer
 from dnallm_jax.model.classifier import Classifier, virus_logits
 from dnallm_jax.model.gpt import GPT
+from dnallm_jax.model.network import gpt_network
 from dnallm_jax.training import objectives
 from dnallm_jax.training.objectives import next_token_targets
 from dnallm_jax.training.pretraining import bits_per_base
@@ -150,7 +151,8 @@ def test_binary_cross_entropy_is_that_of_scikit_learn() -> None:
     def both(p: dict, b: dict) -> tuple:
         arrays = (b[key] for key in ("tokens", "segment_ids", "positions"))
         logits = virus_logits(p, SPEC, RUN, *arrays, pooling="mean", causal=True)
-        sums = objectives.virus(p, b, spec=SPEC, run=RUN, pooling="mean", causal=True)
+        network = gpt_network(SPEC, RUN, pooling="mean", causal=True)
+        sums = objectives.virus(p, b, logits=network.logits)
         return logits, sums
 
     logits, sums = both(params, batch)

@@ -1,0 +1,52 @@
+"""The shipped detector: a GPT over in-frame codons, joined to networks on composition.
+
+python main.py prepare  --config=configs/detector.py --workdir=runs/detector --config.root=GENOMES
+python main.py pretrain --config=configs/detector.py --workdir=runs/detector
+python main.py finetune --config=configs/detector.py --workdir=runs/detector
+python main.py evaluate --config=configs/detector.py --workdir=runs/detector
+"""
+
+from ml_collections import ConfigDict
+
+from dnallm_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    c = default_config()
+    c.name = "detector"
+    c.tokenizer.name = "codon"
+    c.corpus.sources = ("pretrain/train.fa.gz", "eukaryotes/genomes_train.fa.gz")
+    c.corpus.validation_sources = ("pretrain/validation.fa.gz",)
+    c.corpus.exclude = ("group=euk-virus",)
+    c.corpus.row_length = 512
+    c.contigs.train = ("virus/genomes_train.fa.gz", "eukaryotes/genomes_train.fa.gz")
+    c.contigs.validation = ("virus/validation.fa.gz", "eukaryotes/validation.fa.gz")
+    c.model.width = 128
+    c.model.layers = 2
+    c.model.heads = 2
+    c.model.kv_heads = 1
+    c.model.head_width = 64
+    c.model.feed_forward = 256
+    c.model.lookback = 4
+    c.pretrain.steps = 4000
+    c.pretrain.batch_rows = 16
+    c.pretrain.optimizer.learning_rate = 3e-3
+    c.pretrain.eval_every = 400
+    c.pretrain.save_every = 200
+    c.pretrain.eval_rows = 512
+    c.finetune.view = "frames"
+    c.finetune.causal = False
+    c.finetune.steps = 6000
+    c.finetune.batch_tokens = 12_288
+    c.finetune.lengths = (300, 500, 1000)
+    c.finetune.balance_key = "cluster"
+    c.finetune.negative_balance_key = "group/cluster"
+    c.finetune.negative_weights = ("bacteria=4", "plasmid=1.5", "organelle=1.5", "fungi=1.5")
+    c.finetune.optimizer.learning_rate = 1e-3
+    c.finetune.eval_every = 500
+    c.finetune.eval_contigs = 3000
+    c.finetune.save_every = 250
+    c.composition.steps = 600
+    c.composition.networks = 2
+    c.score.window = 1000
+    return c

@@ -1,0 +1,95 @@
+"""What do training and scoring need of a classifier? Three functions, whatever is inside."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+
+from dnallm_jax.model.classifier import Classifier, virus_logits
+from dnallm_jax.model.composition import CompositionSpec, Perceptrons, composition_logits
+from dnallm_jax.model.gpt import Execution, GPTSpec, Params, initialise, logical_axes
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier as pure functions.
+
+    Attributes:
+      initialise: seed -> fresh parameters, a nested dict of float32 arrays.
+      axes: the logical axis names of every parameter, in the structure of the parameters.
+      logits: (parameters, batch) -> float32 [S, B], the log-odds by each of S networks, before
+        calibration. A batch that holds the number of its training step under `step` is trained on:
+        what is random about that depends on `step` alone.
+      description: JSON values from which the network can be made again.
+    """
+
+    initialise: Callable[[int], Params]
+    axes: Any
+    logits: Callable[[Params, Batch], jax.Array]
+    description: dict[str, Any]
+
+
+def gpt_network(spec: GPTSpec, run: Execution, *, pooling: str, causal: bool) -> Network:
+    """A GPT's backbone under a binary head; reads `tokens`, `segment_ids` and `positions`."""
+
+    def logits(p: Params, batch: Batch) -> jax.Array:
+        return virus_logits(
+            p,
+            spec,
+            run,
+            batch["tokens"],
+            batch["segment_ids"],
+            batch["positions"],
+            pooling=pooling,
+            causal=causal,
+        )[None]
+
+    return Network(
+        initialise=lambda seed: initialise(Classifier, spec, seed=seed),
+        axes=logical_axes(Classifier, spec),
+        logits=logits,
+        description={"kind": "gpt", **asdict(spec), "pooling": pooling, "causal": causal},
+    )
+
+
+def composition_network(
+    spec: CompositionSpec, *, seed: int = 0, standard: Params | None = None
+) -> Network:
+    """Small networks side by side on `features`.
+
+    Args:
+      seed: of what is dropped in training.
+      standard: what `composition.standardisation` says of training windows; needed to train.
+    """
+
+    def make(start: int) -> Params:
+        return {**initialise(Perceptrons, spec, seed=start), **(standard or {})}
+
+    def logits(p: Params, batch: Batch) -> jax.Array:
+        key = None
+        if "step" in batch:
+            key = jax.random.fold_in(jax.random.key(seed), batch["step"])
+        return composition_logits(p, spec, batch["features"], key=key)
+
+    return Network(
+        initialise=make,
+        axes=logical_axes(Perceptrons, spec),
+        logits=logits,
+        description={"kind": "composition", **asdict(spec)},
+    )
+
+
+def make_network(description: Mapping[str, Any], run: Execution) -> Network:
+    """The network that a `Network.description` describes, for scoring."""
+    values = dict(description)
+    kind = values.pop("kind")
+    if kind == "gpt":
+        how = {key: values.pop(key) for key in ("pooling", "causal")}
+        return gpt_network(GPTSpec(**values), run, **how)
+    if kind == "composition":
+        spec = CompositionSpec(**{**values, "widths": tuple(values["widths"])})
+        return composition_network(spec)
+    raise ValueError(f"unknown kind of network {kind!r}")
