@@ -229,6 +229,7 @@ def test_the_summary_is_aligned() -> None:
     result = {
         "split": "validation",
         "model": entry(0.98765, 1.0),
+        "members": {"gpt": entry(0.97, 0.99)},
         "baselines": {"GC": entry(0.5, None), "6-mer logistic regression": entry(0.9, 0.95)},
     }
     assert evaluating.summary(result) == [
