@@ -28,11 +28,11 @@ def get_config() -> ConfigDict:
     c.model.head_width = 64
     c.model.feed_forward = 256
     c.model.lookback = 4
-    c.pretrain.steps = 4000
+    c.pretrain.steps = 1500
     c.pretrain.batch_rows = 16
     c.pretrain.optimizer.learning_rate = 3e-3
-    c.pretrain.eval_every = 400
-    c.pretrain.save_every = 200
+    c.pretrain.eval_every = 300
+    c.pretrain.save_every = 150
     c.pretrain.eval_rows = 512
     c.finetune.view = "frames"
     c.finetune.causal = False
