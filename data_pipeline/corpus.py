@@ -6,46 +6,35 @@ consecutive part of the input, so that memory is bounded by a shard and the rows
 who builds which shard.
 """
 
-import functools
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline import bpe, datasets, floors, markov
 from data_pipeline.corpus_options import CorpusOptions
 from data_pipeline.errors import UserError
 from data_pipeline.overlap import overlap
-from data_pipeline.packing import Piece, pack
-from data_pipeline.pieces import (
-    BLOCK_BASES,
-    SplitPlan,
-    check_counts,
-    marked_lengths,
-    pieces,
-    unmarked,
-)
+from data_pipeline.pieces import BLOCK_BASES, SplitPlan
 from data_pipeline.reading import expand
+from data_pipeline.rows import RowFormat, RowSource
 from data_pipeline.survey import Measured, chosen, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
+from data_pipeline.writing import CorpusConfig, PackedCorpus
 
-CODE_VERSION = 2  # raise it when the same sources and options give other rows
+CODE_VERSION = 3  # raise it when the same sources and options give other rows
 POINTER = "corpus.json"
 RECORDS = "records.tsv.gz"
 # Reading one record of an ArrayRecord file takes time in proportion to the records in it, and every
 # file read from stays open: so some thousand rows a shard, more only when there are very many rows.
 LEAST_SHARD_ROWS, MOST_SHARD_ROWS, USUAL_SHARDS = 4_096, 9_000, 256
-SHARD_TOKENS = 1 << 26  # a shard waits in memory to be counted
+SHARD_TOKENS = 1 << 26  # what is short waits in memory until its shard is full
 MARKOV_ORDERS = range(markov.MAX_ORDER + 1)
 MARKOV_BASES = 50_000_000
-
-ShardFunction = Callable[[], Iterator[tuple[int, dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -61,42 +50,6 @@ class SplitInfo:
     @property
     def bases_per_token(self) -> float:
         return self.covered / self.tokens
-
-
-@dataclass(frozen=True, slots=True)
-class RowSource:
-    """The rows of one split by number; may be pickled and read from several threads."""
-
-    raw: Any  # TFDS data source of serialised examples
-    tokenizer: Tokenizer
-    soft_mask_weight: float = 1.0
-
-    def __len__(self) -> int:
-        return len(self.raw)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """tokens dtype[<= L], segment_lengths int32[S], starts int64[S], record_ids bytes.
-
-        `starts` are offsets in the records: in bases, or of a codon stream in tokens. `record_ids`
-        joins S ids by newlines. The arrays are read-only views. What TFDS itself decodes to, in a
-        fraction of the time: our features are all bytes. Where the soft mask is stored, `weights`
-        as well, float32[<= L]: 1, less for tokens with lower-case letters.
-        """
-        example = tf_example_pb2.Example.FromString(self.raw[index])
-        values = {
-            name: feature.bytes_list.value[0] for name, feature in example.features.feature.items()
-        }
-        tokens = np.frombuffer(values["tokens"], self.tokenizer.dtype)
-        row = {
-            "tokens": tokens,
-            "segment_lengths": np.frombuffer(values["segment_lengths"], np.int32),
-            "starts": np.frombuffer(values["starts"], np.int64),
-            "record_ids": values["record_ids"],
-        }
-        if "masked" in values:
-            share = np.frombuffer(values["masked"], np.uint8) / self.tokenizer.token_lengths[tokens]
-            row["weights"] = (1 - (1 - self.soft_mask_weight) * share).astype(np.float32)
-        return row
 
 
 @dataclass(frozen=True)
@@ -150,89 +103,6 @@ class Corpus:
     def records(self) -> Iterator[dict[str, str]]:
         """The record table, one record after the other, by column."""
         return read_table(os.path.join(self.folder, RECORDS))
-
-
-@dataclass(eq=False, kw_only=True)
-class CorpusConfig(tfds.core.BuilderConfig):
-    """A TFDS config: its name stands for everything the rows depend on."""
-
-    plan: Mapping[str, SplitPlan]
-    tokenizer: Tokenizer
-    row_length: int
-    masks: bool  # store the soft mask
-
-
-class PackedCorpus(tfds.core.ShardBasedBuilder):
-    """The TFDS builder of packed rows.
-
-    It builds shard by shard: TFDS's other builders hold a whole split in memory, and need
-    TensorFlow for one of more than 1 GB.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, **kwargs: Any) -> None:
-        self.written: dict[
-            str, Counter[str]
-        ] = {}  # split -> rows, tokens, bases ... handed to TFDS
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        def array(dtype: np.dtype | type) -> tfds.features.Tensor:
-            # The default encoding, a list of variable-length integers, is five times slower.
-            return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding="bytes")
-
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Tokenised DNA, packed into rows; segments of a row are unrelated.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "tokens": array(self.builder_config.tokenizer.dtype),
-                    "segment_lengths": array(np.int32),
-                    "starts": array(np.int64),
-                    "record_ids": tfds.features.Text(),
-                    **({"masked": array(np.uint8)} if self.builder_config.masks else {}),
-                }
-            ),
-            disable_shuffling=True,
-        )
-
-    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[ShardFunction]]:
-        del dl_manager
-        config = self.builder_config
-        self.written = {split: Counter() for split in config.plan}
-        return {
-            split: [
-                functools.partial(self._examples, split, own)
-                for own in datasets.by_shard(
-                    pieces(plan, config.tokenizer, config.row_length, self.written[split]),
-                    plan.shards,
-                )
-            ]
-            for split, plan in config.plan.items()
-        }
-
-    def _examples(self, split: str, own: Iterator[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
-        config = self.builder_config
-        tokenizer = config.tokenizer
-        for key, row in enumerate(pack(own, config.row_length, marked_lengths(tokenizer))):
-            tokens, masked = unmarked(row.tokens, tokenizer)
-            self.written[split].update(
-                rows=1,
-                tokens=len(tokens),
-                covered=int(tokenizer.token_lengths[tokens].sum()),
-                masked=int(masked.sum()),
-            )
-            yield (
-                key,
-                {
-                    "tokens": tokens,
-                    "segment_lengths": row.segment_lengths,
-                    "starts": row.starts,
-                    "record_ids": "\n".join(row.record_ids),
-                    **({"masked": masked} if config.masks else {}),
-                },
-            )
 
 
 def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
@@ -327,34 +197,27 @@ def _build(
         if learned
         else from_spec(options.tokenizer)
     )
-    plan = {}
-    for split, own in records.items():
-        phases = options.phases if split == "train" else 1
-        letters = sum(max(r.length - phase, 0) for r in own for phase in range(phases))
-        plan[split] = SplitPlan(
-            files=tuple(paths.get(split, paths["train"])),
-            ids=frozenset(record.id for record in own),
-            bases=sum(record.length for record in own),
-            letters=letters,
-            shards=_number_of_shards(own, letters, tokenizer, options.row_length),
-            phases=phases,
+    plan = {
+        split: _plan(
+            own,
+            paths.get(split, paths["train"]),
+            tokenizer,
+            options.row_length,
+            phases=options.phases if split == "train" else 1,
             wrap_circular=options.wrap_circular and split == "train",
         )
+        for split, own in records.items()
+    }
     config = CorpusConfig(
         name=f"rows-{fingerprint[:16]}",
         plan=plan,
-        tokenizer=tokenizer,
-        row_length=options.row_length,
-        masks=options.soft_mask_weight != 1,
+        format=RowFormat(tokenizer, options.row_length, options.soft_mask_weight != 1),
     )
     folder = os.path.join(data_dir, PackedCorpus.name, config.name, str(PackedCorpus.VERSION))
     datasets.remove_leftovers(data_dir, folder)
     with datasets.quiet_tfds() as downloads:
         builder = PackedCorpus(config=config, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare(download_dir=downloads)
-    for split in plan:
-        stored = builder.info.splits[split].num_examples
-        check_counts(split, plan[split], builder.written[split], stored, tokenizer)
     write_table(os.path.join(folder, RECORDS), found.records)
     if isinstance(tokenizer, bpe.Bpe):
         with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
@@ -388,13 +251,34 @@ def _learned(files: Sequence[str], records: list[Measured], vocab_size: int) -> 
     return bpe.train((stretch.bases for stretch in stretches), letters, vocab_size)
 
 
-def _number_of_shards(
-    records: list[Measured], letters: int, tokenizer: Tokenizer, row_length: int
-) -> int:
+def _plan(
+    records: Sequence[Measured],
+    files: Sequence[str],
+    tokenizer: Tokenizer,
+    row_length: int,
+    phases: int,
+    wrap_circular: bool,
+) -> SplitPlan:
+    place = {file: number for number, file in enumerate(files)}
+    of_file = np.array([place[record.source] for record in records])
+    lengths = np.array([record.length for record in records])
+    letters = np.array(
+        [
+            np.bincount(of_file, np.maximum(lengths - phase, 0), len(files))
+            for phase in range(phases)
+        ]
+    ).astype(np.int64)
     # An ambiguous letter costs about a token of its own, whatever the tokenizer.
-    tokens = letters / int(tokenizer.token_lengths.max()) + sum(r.ambiguous for r in records)
+    tokens = letters.sum() / int(tokenizer.token_lengths.max()) + sum(r.ambiguous for r in records)
     rows = tokens / row_length
     shard_rows = min(max(LEAST_SHARD_ROWS, rows / USUAL_SHARDS), MOST_SHARD_ROWS)
     shards = max(rows / shard_rows, tokens / SHARD_TOKENS)
-    # No shard may come out empty, so none is narrower than a block.
-    return max(min(int(np.ceil(shards)), letters // BLOCK_BASES), 1)
+    return SplitPlan(
+        files=tuple(files),
+        records=tuple(np.bincount(of_file, minlength=len(files)).tolist()),
+        letters=tuple(tuple(own) for own in letters.tolist()),
+        ids=frozenset(record.id for record in records),
+        # No shard may come out empty, so none is narrower than a block.
+        shards=max(min(int(np.ceil(shards)), int(letters.sum()) // BLOCK_BASES), 1),
+        wrap_circular=wrap_circular,
+    )

@@ -38,14 +38,25 @@ class Row:
     starts: np.ndarray  # int64[S], offset of each segment in its record, as of a piece
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FullRows:
+    """R full rows of one record, one segment each."""
+
+    record_id: str
+    tokens: np.ndarray  # dtype[R, L]
+    starts: np.ndarray  # int64[R], as of a piece
+
+
 def pack(
     pieces: Iterable[Piece],
     row_length: int,
     token_lengths: np.ndarray,
     *,
     pool_tokens: int = POOL_TOKENS,
-) -> Iterator[Row]:
+) -> Iterator[FullRows | Row]:
     """Rows of at most `row_length` tokens, the same ones for the same pieces.
+
+    Full rows of a long record come many at once.
 
     `token_lengths` (int32[V]) says by how much each token moves `start`: by the bases it covers.
     Memory: one piece and a pool of about `pool_tokens` tokens at most. However a record is divided
@@ -58,8 +69,8 @@ def pack(
     pool: list[Piece] = []
     pooled = 0
     for segment in _segments(pieces, row_length, token_lengths):
-        if len(segment.tokens) == row_length:
-            yield _row([segment])
+        if isinstance(segment, FullRows):
+            yield segment
             continue
         pool.append(segment)
         pooled += len(segment.tokens)
@@ -71,8 +82,9 @@ def pack(
 
 def _segments(
     pieces: Iterable[Piece], row_length: int, token_lengths: np.ndarray
-) -> Iterator[Piece]:
+) -> Iterator[FullRows | Piece]:
     """The pieces joined and cut again: for each record full rows, then what is left."""
+    token_lengths = token_lengths.astype(np.min_scalar_type(token_lengths.max()))  # faster
     held: Piece | None = None  # less than a row, may go on in the next piece
     held_end = 0
     for piece in pieces:
@@ -85,11 +97,12 @@ def _segments(
             else:
                 yield held
         n_rows = len(piece.tokens) // row_length
-        rows = piece.tokens[: n_rows * row_length].reshape(n_rows, row_length)
         start = piece.start
-        for tokens, bases in zip(rows, token_lengths[rows].sum(axis=1).tolist(), strict=True):
-            yield Piece(piece.record_id, start, tokens)
-            start += bases
+        if n_rows:
+            rows = piece.tokens[: n_rows * row_length].reshape(n_rows, row_length)
+            ends = start + token_lengths[rows].sum(axis=1, dtype=np.int64).cumsum()
+            yield FullRows(piece.record_id, rows, np.concatenate([[start], ends[:-1]]))
+            start = int(ends[-1])
         rest = piece.tokens[n_rows * row_length :].copy()  # a view would keep the whole piece alive
         held = Piece(piece.record_id, start, rest)
         held_end = start + int(token_lengths[rest].sum())

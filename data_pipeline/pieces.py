@@ -13,7 +13,7 @@ record of any length costs the memory of a block.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,50 +27,94 @@ BLOCK_BASES = 840 * 128
 _LOWER_CASE = 0x20  # the bit in which the letter a differs from A
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SplitPlan:
     """What the second pass writes into one split."""
 
     files: tuple[str, ...]
-    ids: frozenset[str]  # records of those files; the others are left out
-    bases: int  # of the records
-    letters: int  # that are tokenised, of all phases
+    records: tuple[int, ...]  # of each file, how many go in
+    letters: tuple[tuple[int, ...], ...]  # of each phase and file, how many are tokenised
+    ids: Collection[str]  # of those records; the others of the files are left out
     shards: int
-    phases: int = 1
     wrap_circular: bool = False
+
+    @property
+    def bases(self) -> int:
+        """Of the records, each once."""
+        return sum(self.letters[0])
 
 
 def pieces(
-    plan: SplitPlan, tokenizer: Tokenizer, row_length: int, counts: Counter[str]
+    plan: SplitPlan,
+    tokenizer: Tokenizer,
+    row_length: int,
+    counts: Counter[str],
+    *,
+    masks: bool = False,
+    shards: range | None = None,
 ) -> Iterator[tuple[int, Piece]]:
-    """The tokens of a split in blocks, each with the number of the shard it goes to.
+    """The tokens of some consecutive `shards` of a split (all of them, if none are named).
 
-    They are `marked` with the soft mask. A piece starts at its offset in the record, in bases; of a
-    tokenizer that is not `covering`, in tokens. `counts` grows by "letters_in", those of the
-    records, "repeated", letters that come a second time, and "tokens_in".
+    In blocks, each with the number of the shard it goes to; which tokens a shard has does not
+    depend on what else is asked for. With `masks` they are `marked` with the soft mask. A piece
+    starts at its offset in the record, in bases; of a tokenizer that is not `covering`, in tokens.
+    `counts` grows by "letters_in", those of the records, "repeated", letters that come a second
+    time, and "tokens_in".
     """
-    position = filled = shard = 0
+    shards = range(plan.shards) if shards is None else shards
+    before, filled, at = -1, 0, 0
     head = b""
-    for phase in range(plan.phases):
-        for stretch in chosen(plan.files, plan.ids, BLOCK_BASES, skip=phase):
-            before, shard = shard, position * plan.shards // plan.letters
-            first = stretch.start == phase
-            if first:
-                at = 0  # tokens of this record so far
-                head = stretch.bases[: row_length * int(tokenizer.token_lengths.max())]
-            if first or shard != before:  # a shard packs rows of its own
-                filled = 0
-            bases = stretch.bases
-            tokens = tokenizer.encode(bases)
-            if plan.wrap_circular and stretch.circular and stretch.last:
-                bases, tokens = _wrapped(stretch, head, tokenizer, -filled % row_length, row_length)
-            own = len(stretch.bases) if phase == 0 else 0
-            counts.update(letters_in=own, repeated=len(bases) - own, tokens_in=len(tokens))
-            start = stretch.start if tokenizer.covering else at
-            yield shard, Piece(stretch.record_id, start, marked(tokens, bases, tokenizer))
-            position += len(stretch.bases)
-            filled += len(tokens)
-            at += len(tokens)
+    for phase, file, shard, stretch in _numbered(plan, shards.stop, shards.start):
+        first = stretch.start == phase
+        if first:
+            at = 0  # tokens of this record so far
+            head = stretch.bases[: row_length * int(tokenizer.token_lengths.max())]
+        if shard < shards.start:
+            continue
+        if not (first or tokenizer.covering) and before < 0:
+            at = _tokens_before(file, stretch, tokenizer)
+        if first or shard != before:  # a shard packs rows of its own
+            filled = 0
+        before = shard
+        bases = stretch.bases
+        tokens = tokenizer.encode(bases)
+        if plan.wrap_circular and stretch.circular and stretch.last:
+            bases, tokens = _wrapped(stretch, head, tokenizer, -filled % row_length, row_length)
+        own = len(stretch.bases) if phase == 0 else 0
+        counts.update(letters_in=own, repeated=len(bases) - own, tokens_in=len(tokens))
+        start = stretch.start if tokenizer.covering else at
+        filled += len(tokens)
+        at += len(tokens)
+        if masks:
+            tokens = marked(tokens, bases, tokenizer)
+        yield shard, Piece(stretch.record_id, start, tokens)
+
+
+def _numbered(plan: SplitPlan, stop: int, start: int) -> Iterator[tuple[int, str, int, Stretch]]:
+    """Phase, file, shard and letters, in order, up to shard `stop`; whole files before `start` are
+    not opened."""
+    total = sum(map(sum, plan.letters))
+    position = 0
+    for phase, of_files in enumerate(plan.letters):
+        for file, records, letters in zip(plan.files, plan.records, of_files, strict=True):
+            after = position + letters
+            if letters and (after - 1) * plan.shards // total >= start:
+                for stretch in chosen((file,), plan.ids, BLOCK_BASES, skip=phase, records=records):
+                    shard = position * plan.shards // total
+                    if shard >= stop:
+                        return
+                    yield phase, file, shard, stretch
+                    position += len(stretch.bases)
+            position = after
+
+
+def _tokens_before(file: str, stretch: Stretch, tokenizer: Tokenizer) -> int:
+    """Tokens of a record before some letters of it."""
+    return sum(
+        len(tokenizer.encode(other.bases))
+        for other in chosen((file,), {stretch.record_id}, BLOCK_BASES)
+        if other.start < stretch.start
+    )
 
 
 def _wrapped(
@@ -90,46 +134,25 @@ def _wrapped(
 def marked(tokens: np.ndarray, bases: bytes, tokenizer: Tokenizer) -> np.ndarray:
     """int32[T]: token + V x the number of its letters that are lower case in `bases`.
 
-    So the mask goes through packing as part of the token. Tokens of a tokenizer that is not
-    `covering` stay as they are.
+    So the mask goes through packing as part of the token.
     """
-    if not tokenizer.covering:
-        return tokens.astype(np.int32)
     ends = np.cumsum(tokenizer.token_lengths[tokens])
     lower = np.cumsum(np.frombuffer(bases, np.uint8) & _LOWER_CASE > 0, dtype=np.int32)
     masked = np.diff(lower[ends - 1], prepend=0)
     return (tokens + tokenizer.vocab_size * masked).astype(np.int32)
 
 
-def marked_lengths(tokenizer: Tokenizer) -> np.ndarray:
-    """int32[V (k + 1)]: by how much every marked token moves `Piece.start`.
+def steps(tokenizer: Tokenizer, masks: bool) -> np.ndarray:
+    """int32[V], of `marked` tokens int32[V (k + 1)]: by how much a token moves `Piece.start`.
 
     By its letters (k those of the longest), or by 1 if the tokenizer is not `covering`.
     """
     if not tokenizer.covering:
         return np.ones(tokenizer.vocab_size, np.int32)
-    return np.tile(tokenizer.token_lengths, int(tokenizer.token_lengths.max()) + 1)
+    return np.tile(tokenizer.token_lengths, int(tokenizer.token_lengths.max()) + 1 if masks else 1)
 
 
 def unmarked(tokens: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens dtype[T], and how many letters of each are soft-masked, uint8[T]."""
+    """Tokens, dtype, and how many letters of each are soft-masked, uint8, of any shape."""
     masked, plain = np.divmod(tokens, tokenizer.vocab_size)
     return plain.astype(tokenizer.dtype), masked.astype(np.uint8)
-
-
-def check_counts(
-    split: str, plan: SplitPlan, counts: Counter[str], stored: int, tokenizer: Tokenizer
-) -> None:
-    """RuntimeError unless all that the first pass measured was read, packed and stored."""
-    came_out = counts["covered"] - counts["repeated"] if tokenizer.covering else plan.bases
-    if (
-        not plan.bases == counts["letters_in"] == came_out
-        or counts["tokens"] != counts["tokens_in"]
-    ):
-        raise RuntimeError(
-            f"{split}: {plan.bases} bases went in, {counts['letters_in']} were read as "
-            f"{counts['tokens_in']} tokens, {came_out} came out in {counts['tokens']} tokens; did "
-            "a source change?"
-        )
-    if counts["rows"] != stored:
-        raise RuntimeError(f"{split}: {counts['rows']} rows were written, {stored} are stored")

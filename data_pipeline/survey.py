@@ -146,13 +146,19 @@ class Stretch(NamedTuple):
 
 
 def chosen(
-    files: Sequence[str], ids: Collection[str], size: int, *, skip: int = 0
+    files: Sequence[str],
+    ids: Collection[str],
+    size: int,
+    *,
+    skip: int = 0,
+    records: int | None = None,
 ) -> Iterator[Stretch]:
     """The records with these ids, in order: `size` letters at a time, after the first `skip`.
 
-    The last stretch of a record may be shorter. Reading stops after the last record.
+    The last stretch of a record may be shorter. Reading stops after so many `records`, by default
+    as many as there are ids.
     """
-    remaining = len(ids)
+    remaining = len(ids) if records is None else records
     held, start = b"", 0
     for block in read_blocks(files):
         if block.id not in ids:

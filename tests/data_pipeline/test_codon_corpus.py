@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from data_pipeline import codon_markov, corpus, loader, pieces
+from data_pipeline import codon_markov, corpus, loader, pieces, writing
 from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus
 from data_pipeline.frames import FIRST_CODON, FORWARD, Codon
 from data_pipeline.packing import Piece
@@ -99,8 +99,8 @@ def test_planted_fault_is_caught(
         wrong = build_corpus(options, str(tmp_path / "wrong"))
     with pytest.raises(AssertionError):
         check_holds(wrong, "train")
-    pack = corpus.pack
-    monkeypatch.setattr(corpus, "pack", lambda own, *rest: pack(shortened(own), *rest))
+    pack = writing.pack
+    monkeypatch.setattr(writing, "pack", lambda own, *rest: pack(shortened(own), *rest))
     with pytest.raises(RuntimeError, match="came out in"):
         build_corpus(options, str(tmp_path / "short"))
 

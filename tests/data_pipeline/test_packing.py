@@ -3,19 +3,34 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.packing import Piece, Row, pack
+from data_pipeline import packing
+from data_pipeline.packing import FullRows, Piece, Row
 from data_pipeline.tokenizers import Kmer, Nucleotide, Tokenizer
 
 TOKENIZERS = [Nucleotide(), Kmer(3)]
 sequences = st.lists(st.text("ACGTN", max_size=120).map(str.encode), min_size=0, max_size=12).map(
     lambda texts: {f"r{i}": text for i, text in enumerate(texts)}
 )
+
+
+def pack(*args: Any, **options: Any) -> Iterator[Row]:
+    """What `packing.pack` gives, full rows one by one."""
+    for rows in packing.pack(*args, **options):
+        if isinstance(rows, Row):
+            yield rows
+            continue
+        assert isinstance(rows, FullRows)
+        assert len(rows.tokens) == len(rows.starts) > 0
+        for tokens, start in zip(rows.tokens, rows.starts, strict=True):
+            lengths = np.array([len(tokens)], np.int32)
+            yield Row(tokens, lengths, [rows.record_id], np.array([start]))
 
 
 def pieces(records: dict[str, bytes], tokenizer: Tokenizer, step: int = 0) -> Iterator[Piece]:
