@@ -80,6 +80,7 @@ class WindowBatches:
     ) -> None:
         self._source, self._view, self._cutting = source, view, cutting
         self._seed, self._parts = seed, parts
+        self._ids = records["id"]
         self._process, self._processes = process, processes
         weights = _weights(cutting.negative_weights)
         self._choices = {
@@ -92,13 +93,27 @@ class WindowBatches:
         """This process's rows of global batch `number` (from 0)."""
         lengths = self.lengths(number)
         row_length = self._view.row_length(max(lengths))
-        rows = batch_rows(row_length, self._cutting.batch_tokens, self._parts)
-        mine = part_of(rows, self._process, self._processes)
-        windows = [self.draw(number, j, lengths[j // 2 % len(lengths)])[1] for j in mine]
+        # The same windows on any number of devices: empty rows without weight fill the last parts.
+        rows = batch_rows(row_length, self._cutting.batch_tokens, 1)
+        filled = -(-rows // self._parts) * self._parts
+        mine = part_of(filled, self._process, self._processes)
+        windows = [self._window(number, j, lengths) if j < rows else b"" for j in mine]
         # The window's strand was drawn at random: of two strands the first one is enough.
         batch = self._view.read(windows, max(lengths))[0]
         labels = np.array([j % 2 for j in mine], np.float32)
-        return {**batch, "labels": labels, "example_weights": np.ones_like(labels)}
+        weights = np.array([j < rows for j in mine], np.float32)
+        return {**batch, "labels": labels, "example_weights": weights}
+
+    def _window(self, number: int, j: int, lengths: list[int]) -> bytes:
+        return self.draw(number, j, lengths[j // 2 % len(lengths)])[1]
+
+    def record_ids(self, number: int) -> list[str]:
+        """Ids of the records in the whole global batch `number`, each once."""
+        lengths = self.lengths(number)
+        row_length = self._view.row_length(max(lengths))
+        rows = range(batch_rows(row_length, self._cutting.batch_tokens, 1))
+        drawn = (self.draw(number, j, lengths[j // 2 % len(lengths)])[0] for j in rows)
+        return [str(self._ids[record]) for record in dict.fromkeys(drawn)]
 
     def lengths(self, number: int) -> list[int]:
         """The lengths of the windows of global batch `number`: of one drawn, and of all like it.

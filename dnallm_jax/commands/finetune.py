@@ -1,33 +1,41 @@
 """python main.py finetune --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...]
+                               [--coordinator=HOST:PORT --processes=N --process=I]
 
 Restores the backbone of the pre-training checkpoint in DIR/pretrain (or config.finetune.backbone:
 another pretrain folder, or "random"), puts a binary head on it and trains it on the labelled
 records that `prepare` wrote to DIR/data/contigs. With config.composition.steps, small networks on
 k-mers and open reading frames are trained first, and joined to it. Of each the step with the best
 validation average precision is taken, calibrated on the validation contigs and written to
-DIR/bundle, without a language-model head. Started again, it goes on from the last whole checkpoint.
+DIR/bundle, without a language-model head. Started again, it goes on from the last whole checkpoint;
+stopped and started on many hosts as `pretrain` is.
 """
 
+import pathlib
+from typing import Any
+
 from dnallm_jax.commands import common
+from dnallm_jax.config import Config
 
 
 def define_flags() -> None:
     common.define_config_flags()
     common.define_device_flags()
+    common.define_peer_flags()
 
 
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
     config, workdir = common.config(), common.workdir()
-    common.start_devices()
+    with common.joined_devices():
+        _run(config, workdir)
 
-    import pathlib
-    from typing import Any
 
+def _run(config: Config, workdir: pathlib.Path) -> None:
     from data_pipeline.contigs import open_contigs
     from dnallm_jax.config import tokenizer_spec
     from dnallm_jax.evaluation.metrics import point_metrics
     from dnallm_jax.model.gpt import Params
+    from dnallm_jax.parallel import hosts
     from dnallm_jax.parallel.execution import choose, on_mesh
     from dnallm_jax.parallel.mesh import make_mesh
     from dnallm_jax.planning.flops import device_peak
@@ -44,7 +52,8 @@ def run(arguments: list[str]) -> None:
     if settings.backbone != "random":
         given = settings.backbone
         folder = workdir / common.PRETRAIN if given == "pretrain" else pathlib.Path(given)
-        backbone = checkpoints.newest_whole(folder.absolute() / pretraining.CHECKPOINTS)
+        known = folder.absolute() / pretraining.CHECKPOINTS
+        backbone = pathlib.Path(hosts.from_main(lambda: str(checkpoints.newest_whole(known))))
     gpt = finetuning.gpt_member(config, mesh, on_mesh(execution, mesh), backbone)
     members: list[tuple[finetuning.Member, str, dict[str, Any] | None, int]] = []
     if config.composition.steps:
@@ -90,6 +99,8 @@ def run(arguments: list[str]) -> None:
         },
     )
     auroc = evaluation["overall"]["auroc"]
+    if not hosts.is_main():
+        return
     print(
         f"{workdir / common.BUNDLE}: validation AUROC {auroc['value']:.4f} "
         f"({auroc['low']:.4f} to {auroc['high']:.4f})"

@@ -1,30 +1,41 @@
 """python main.py pretrain --config=configs/NAME.py --workdir=DIR [--platform=tpu]
                                [--devices=8] [--config.KEY=VALUE ...]
+                               [--coordinator=HOST:PORT --processes=N --process=I]
 
 Pre-trains a GPT on the rows that `prepare` wrote to DIR/data/corpus; checkpoints and metrics go to
-DIR/pretrain. Started again, it goes on from the last whole checkpoint. Ends with the bits per
-base on the validation genomes beside Markov models of order 0 to 9 fitted on the very rows it has
-seen; of a codon corpus, beside codon Markov models of order 0 to 3, per base covered.
+DIR/pretrain. Started again, it goes on from the last whole checkpoint; asked to stop (SIGTERM,
+SIGINT), it saves and ends with exit code 75. On a TPU pod and under SLURM the same command runs on
+every host; elsewhere --coordinator says where the processes meet. Ends with the bits per base on
+the validation genomes beside Markov models of order 0 to 9 fitted on the very rows it has seen; of
+a codon corpus, beside codon Markov models of order 0 to 3, per base covered.
 """
 
+import pathlib
+
 from dnallm_jax.commands import common
+from dnallm_jax.config import Config
 
 
 def define_flags() -> None:
     common.define_config_flags()
     common.define_device_flags()
+    common.define_peer_flags()
 
 
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
     config, workdir = common.config(), common.workdir()
-    common.start_devices()
+    with common.joined_devices():
+        _run(config, workdir)
 
+
+def _run(config: Config, workdir: pathlib.Path) -> None:
     from data_pipeline.corpus import open_corpus
     from dnallm_jax.config import gpt_spec
+    from dnallm_jax.parallel.hosts import is_main
     from dnallm_jax.planning import flops
     from dnallm_jax.training import pretraining
-    from dnallm_jax.training.checkpoints import write_json
+    from dnallm_jax.training.manifest import write_json
 
     corpus = open_corpus(str(workdir / common.CORPUS))
     folder = workdir / common.PRETRAIN
@@ -36,6 +47,8 @@ def run(arguments: list[str]) -> None:
         flops_per_token=flops.flops_per_token(spec, corpus.row_length),
         peak_flops=flops.device_peak().flops,
     )
+    if not is_main():
+        return
     markov = None
     if "validation" in corpus.splits:
         markov = pretraining.markov_beside(corpus, config)

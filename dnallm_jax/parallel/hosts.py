@@ -1,10 +1,28 @@
-"""How does a program start on this machine and its peers? Platform, fake devices, cache."""
+"""How does a program start on this machine and its peers? Platform, fake devices, cache, hosts."""
 
+import atexit
+import contextlib
+import dataclasses
+import json
 import os
 import pathlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
+from typing import Any
 
 from data_pipeline.errors import UserError
+from dnallm_jax.parallel import signals
+
+# The exit code of a run that ended early through no fault of its own: start the same command again.
+STOPPED = 75
+# How long the processes of a job wait for each other at the start: a pod's hosts set up one by one.
+JOIN_SECONDS = 900
+# A process that has said nothing for so long is lost, and ends the others.
+LOST_SECONDS = 100
 
 # What each platform needs to be installed.
 _REQUIREMENTS = {
@@ -12,6 +30,47 @@ _REQUIREMENTS = {
     "gpu": "requirements-cuda.txt",
     "tpu": "requirements-tpu.txt",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Peers:
+    """Where the processes of a job meet; JAX finds out by itself on TPU pods and under SLURM."""
+
+    coordinator: str = ""  # HOST:PORT of process 0
+    processes: int = 0
+    process: int = -1  # this one, from 0
+
+
+@contextlib.contextmanager
+def joined(platform: str = "", devices: int = 0, peers: Peers | None = None) -> Iterator[None]:
+    """Starts JAX on this process and all its peers, and ends all of them together.
+
+    Args:
+      platform, devices: as in `start`; the devices are those of each process.
+      peers: how they meet. Without an address one process runs alone, unless --platform=tpu, SLURM
+        or Open MPI say that it has peers.
+
+    Raises:
+      UserError: an address that is incomplete, wrong or in use, other than `start` raises.
+    """
+    peers = peers or Peers()
+    platform = _choose(platform, devices)
+    if peers != Peers():
+        _join(peers)
+    elif platform == "tpu" or _scheduler_says_many():
+        _join_by_environment()
+    start(platform, devices)
+    try:
+        yield
+    except Exception as error:
+        # A usual exit would wait for the peers, which know nothing of this.
+        atexit.register(_leave_alone, 2 if isinstance(error, UserError) else 1)
+        _await_verdict(error)
+        raise
+    except SystemExit:
+        barrier("stopped")
+        raise
+    barrier("done")
 
 
 def start(platform: str = "", devices: int = 0) -> None:
@@ -25,23 +84,12 @@ def start(platform: str = "", devices: int = 0) -> None:
     Raises:
       UserError: no such platform, or it (or that many devices) is not there.
     """
-    if platform not in ("", *_REQUIREMENTS):
-        raise UserError(f"--platform={platform} is not one of {', '.join(_REQUIREMENTS)}")
-    if devices:
-        if platform not in ("", "cpu"):
-            raise UserError(
-                f"--devices={devices} makes fake CPU devices; leave out --platform={platform}"
-            )
-        platform = "cpu"
-        flag = f"--xla_force_host_platform_device_count={devices}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    if platform:
-        os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(platform, platform)
+    platform = _choose(platform, devices)
     import jax
 
     _set_compilation_cache(jax)
     try:
-        found = jax.devices()
+        found = jax.local_devices()
     except RuntimeError as error:
         install = _REQUIREMENTS.get(platform, "the requirements of the accelerator in use")
         raise UserError(
@@ -60,6 +108,25 @@ def start(platform: str = "", devices: int = 0) -> None:
         )
 
 
+def _choose(platform: str, devices: int) -> str:
+    """Tells JAX the platform through the environment; returns it, "" where any will do."""
+    if platform not in ("", *_REQUIREMENTS):
+        raise UserError(f"--platform={platform} is not one of {', '.join(_REQUIREMENTS)}")
+    if devices:
+        if platform not in ("", "cpu"):
+            raise UserError(
+                f"--devices={devices} makes fake CPU devices; leave out --platform={platform}"
+            )
+        platform = "cpu"
+        flag = f"--xla_force_host_platform_device_count={devices}"
+        given = os.environ.get("XLA_FLAGS", "")
+        if flag not in given.split():
+            os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
+    if platform:
+        os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(platform, platform)
+    return platform
+
+
 def _set_compilation_cache(jax: ModuleType) -> None:
     """Compiled steps are kept between runs, so that a second start takes seconds."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -69,8 +136,206 @@ def _set_compilation_cache(jax: ModuleType) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+# Joining
+
+
+def _scheduler_says_many() -> bool:
+    """Whether SLURM or Open MPI started more than this process."""
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return any(int(os.environ.get(name) or 1) > 1 for name in counts)
+
+
+def _join(peers: Peers) -> None:
+    where = f"--coordinator={peers.coordinator}"
+    host, _, port = peers.coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"{where} is not of the form HOST:PORT, where HOST is that of process 0")
+    if not 0 <= peers.process < peers.processes:
+        raise UserError(
+            f"{where} needs --processes=N and --process=I, I from 0 to N - 1; these are "
+            f"--processes={peers.processes} and --process={peers.process}"
+        )
+    if peers.process == 0:
+        _check_port(host, int(port))
+    else:
+        _await_coordinator(host, int(port))
+    _initialise(
+        f"{where}: not all of {peers.processes} processes came; start the same command on every "
+        "host, each with another --process",
+        coordinator_address=peers.coordinator,
+        num_processes=peers.processes,
+        process_id=peers.process,
+        cluster_detection_method="deactivate",
+    )
+    import jax
+
+    if jax.process_count() != peers.processes:
+        raise UserError(
+            f"--processes={peers.processes} was asked for but process 0 was told of "
+            f"{jax.process_count()}; give every process the same number"
+        )
+
+
+def _join_by_environment() -> None:
+    try:
+        _initialise("not all hosts of this job came; start the same command on every one of them")
+    except ValueError:  # JAX knows of no peers: one process, alone
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+
+
+def _initialise(why_lost: str, **arguments: Any) -> None:
+    import jax
+
+    # JAX ends the process with SIGABRT when a peer is lost, and when one never comes.
+    signals.last_words(f"{why_lost} (waited {JOIN_SECONDS} s)", code=1)
+    jax.distributed.initialize(
+        **arguments,
+        initialization_timeout=JOIN_SECONDS,
+        heartbeat_timeout_seconds=LOST_SECONDS,
+        shutdown_timeout_seconds=LOST_SECONDS,
+    )
+    signals.last_words(
+        "another process of this run is lost: it ended, or said nothing for "
+        f"{LOST_SECONDS} s; its own log says why. The last whole checkpoint is untouched: start "
+        "all of them again",
+        code=STOPPED,
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    """JAX would crash without a word on a port that is in use."""
+    with socket.socket(socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"--coordinator={host}:{port}: process 0 cannot listen there ({error.strerror}); "
+                "choose another port, for all processes"
+            ) from None
+
+
+def _await_coordinator(host: str, port: int) -> None:
+    deadline, said = time.monotonic() + JOIN_SECONDS, False
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=10):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--coordinator={host}:{port} did not answer for {JOIN_SECONDS} s ({error}); "
+                    "check that process 0 runs there and that the port is open between the hosts"
+                ) from None
+            if not said:
+                print(f"waiting for process 0 at {host}:{port} ({error})", file=sys.stderr)
+                said = True
+            time.sleep(1)
+
+
+# Ending together, or not
+
+
+def _await_verdict(error: Exception) -> None:
+    """After a failed collective: was it a peer's end? JAX knows before long, and ends this one."""
+    import jax
+
+    ours = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")
+    if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+        if not str(error).startswith(ours):
+            time.sleep(LOST_SECONDS + 10)
+
+
+def _leave_alone(code: int) -> None:
+    """Ends this process now; JAX would first wait for its peers."""
+    import jax
+
+    if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            time.sleep(3)  # with it goes the coordinator: let the others fail by themselves first
+        sys.stdout.flush()
+        os._exit(code)
+
+
+# Speaking to each other
+
+
 def is_main() -> bool:
     """Whether this process writes logs and reports (process 0 of the job)."""
     import jax
 
     return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def from_main(compute: Callable[[], Any]) -> Any:
+    """What process 0 computes (JSON values), on every process; its UserError is raised on all."""
+    import jax
+
+    if jax.process_count() == 1:
+        return compute()
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    said = b""
+    if is_main():
+        try:
+            said = json.dumps({"value": compute()}).encode()
+        except UserError as error:
+            said = json.dumps({"error": str(error)}).encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    text = np.zeros(-(-length // 4096) * 4096, np.uint8)  # few shapes to compile for
+    text[: len(said)] = np.frombuffer(said, np.uint8)
+    heard = json.loads(
+        multihost_utils.broadcast_one_to_all(text).astype(np.uint8).tobytes()[:length]
+    )
+    if "error" in heard:
+        raise UserError(heard["error"])
+    return heard["value"]
+
+
+def agree(facts: Mapping[str, str]) -> None:
+    """UserError, on every process, when a process has other facts than process 0.
+
+    Args:
+      facts: what must be the same everywhere (versions, digests), short texts by name; the same
+        names everywhere.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    width = 128
+    mine = np.zeros((len(facts) + 1, width), np.uint8)
+    for row, text in zip(mine, (socket.gethostname(), *facts.values()), strict=True):
+        letters = np.frombuffer(text.encode()[:width], np.uint8)
+        row[: len(letters)] = letters
+    everyone = multihost_utils.process_allgather(mine)
+
+    def read(row: np.ndarray) -> str:
+        return row.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="replace")
+
+    others = [
+        f"process {process} ({read(theirs[0])}) has {name} {read(theirs[number])}, process 0 has "
+        f"{read(everyone[0][number])}"
+        for process, theirs in enumerate(everyone)
+        for number, name in enumerate(facts, start=1)
+        if not np.array_equal(theirs[number], everyone[0][number])
+    ]
+    if others:
+        more = f"; and {len(others) - 3} more" if len(others) > 3 else ""
+        raise UserError(
+            f"the hosts differ: {'; '.join(others[:3])}{more}. Make all of them equal and start "
+            "again"
+        )

@@ -92,11 +92,36 @@ def describe(mesh: Mesh) -> list[str]:
     return [f"mesh        {shape} ({mesh.devices.size} devices)", f"axes        {table}"]
 
 
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """(which, of how many): the part of a global batch's rows that this process's devices hold.
+
+    Processes among which only a tensor axis lies hold the same part.
+    """
+    rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    held: dict[int, set[int]] = {}
+    for row, device in ((n, d) for n, devices in enumerate(rows) for d in devices):
+        held.setdefault(device.process_index, set()).add(row)
+    parts = sorted({tuple(sorted(part)) for part in held.values()})
+    if sum(map(len, parts)) != len(rows) or len({len(part) for part in parts}) > 1:
+        raise UserError(
+            f"mesh {dict(mesh.shape)} gives the processes unequal parts of a batch; make "
+            "--config.mesh.tensor a divisor or a multiple of a process's devices"
+        )
+    return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
+
+
+def own_rows(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, np.ndarray]:
+    """This process's rows of a global batch that every process has whole."""
+    part, parts = batch_part(mesh)
+    return {key: np.split(value, parts)[part] for key, value in batch.items()}
+
+
 def to_device(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a global batch -> global arrays, split over the batch axes."""
-    return {
-        key: jax.make_array_from_process_local_data(
-            sharding(mesh, "batch", *(None,) * (value.ndim - 1)), value
-        )
-        for key, value in batch.items()
-    }
+    with jax.transfer_guard_host_to_device("allow"):  # this transfer is meant
+        return {
+            key: jax.make_array_from_process_local_data(
+                sharding(mesh, "batch", *(None,) * (value.ndim - 1)), value
+            )
+            for key, value in batch.items()
+        }

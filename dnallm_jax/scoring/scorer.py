@@ -64,7 +64,11 @@ class Scorer:
         self._params, self._view, self._mesh = params, view, mesh
         self._window, self._batch_tokens = window, batch_tokens
         self._sizes = window_sizes(window)
-        self._logits = jax.jit(lambda params, batch: network.logits(params, batch).mean(axis=0))
+        # On every device the log-odds of all rows, so that every process has them.
+        self._logits = jax.jit(
+            lambda params, batch: network.logits(params, batch).mean(axis=0),
+            out_shardings=meshes.sharding(mesh),
+        )
 
     def of(self, params: Params) -> "Scorer":
         """The same scorer with other parameters; what was compiled is kept."""
@@ -131,7 +135,7 @@ class Scorer:
 
     def _on_device(self, batch: Batch) -> dict[str, jax.Array]:
         read = {name: array for name, array in batch.items() if name != "weights"}
-        return meshes.to_device(read, self._mesh)
+        return meshes.to_device(meshes.own_rows(read, self._mesh), self._mesh)
 
 
 def window_sizes(window: int) -> list[int]:

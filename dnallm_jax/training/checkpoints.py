@@ -1,17 +1,13 @@
 """Where are the arrays kept, and are they whole? The only file that names Orbax.
 
-A checkpoint is a folder `DIR/<step>/` of Orbax arrays with a `manifest.json` that explains them and
-holds the sha256 of every file and of itself. The manifest is written last, by rename: without it a
-checkpoint does not count, and with it every flipped bit is found when it is read. A bundle is the
-same thing without steps.
+A checkpoint is a folder `DIR/<step>/` of Orbax arrays with a manifest, which is verified before
+anything is read. A bundle is the same thing without steps.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
-import os
 import pathlib
 import re
 import shutil
@@ -20,18 +16,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from data_pipeline.errors import UserError
 from dnallm_jax.config import differences
+from dnallm_jax.parallel import hosts
+from dnallm_jax.training.manifest import (
+    MANIFEST,
+    Damaged,
+    parse_manifest,
+    read_manifest,
+    write_manifest,
+)
 
-MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
 _log = logging.getLogger("dnallm_jax")
-
-
-class Damaged(Exception):
-    """A checkpoint that is not whole; the message says which file and what is wrong with it."""
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
@@ -42,79 +42,18 @@ def _flatten(tree: Any) -> dict[str, Any]:
     }
 
 
-def _abstract(tree: Any) -> Any:
+def abstract(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of the arrays of a tree: all that `restore` needs of it."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def _checksums(folder: pathlib.Path) -> dict[str, str]:
-    sums = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            with path.open("rb") as file:
-                sums[str(path.relative_to(folder))] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
-    return sums
-
-
-def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON under a temporary name and renames it, so it is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(_as_json(value))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-
-
-def _as_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=1, sort_keys=True).encode()
-
-
-def _signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with a checksum of all the rest of it."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return {**rest, "sha256": hashlib.sha256(_as_json(rest)).hexdigest()}
-
-
-def _write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest of a folder whose other files are all there; makes the folder whole."""
-    write_json(folder / MANIFEST, _signed({**manifest, "files": _checksums(folder)}))
-
-
-def _parse_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest itself, verified; the files that it lists are not looked at."""
-    path = folder / MANIFEST
-    try:
-        written = path.read_bytes()
-        manifest = json.loads(written)
-    except FileNotFoundError:
-        raise Damaged(f"{folder} has no {MANIFEST} (its saving was cut off)") from None
-    except ValueError as error:
-        raise Damaged(f"{path} is not readable JSON ({error})") from None
-    if not isinstance(manifest, dict) or written != _as_json(_signed(manifest)):
-        raise Damaged(f"{path} has changed since it was written (sha256 differs)")
-    return manifest
-
-
-def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest of one checkpoint or bundle, all files verified; Damaged names what is wrong."""
-    manifest = _parse_manifest(folder)
-    found = _checksums(folder)
-    for name, checksum in manifest["files"].items():
-        if name not in found:
-            raise Damaged(f"{folder / name} is missing")
-        if found[name] != checksum:
-            raise Damaged(f"{folder / name} has changed since it was written (sha256 differs)")
-    return manifest
-
-
 class Checkpoints:
-    """Saves and restores the train state of one run; the newest and the best are kept.
+    """Saves and restores the train state of one run; process 0 decides what is kept and taken.
 
     Args:
       directory: made when missing.
       keep: how many of the newest to keep; the best by `metric` is kept beside them.
+      keep_every: checkpoints of steps that are multiples of it stay for ever; 0: none.
       metric: a key of the metrics given to `save`; what is saved without it is never the best.
       maximise: whether more of it is better.
       identity: JSON values that decide the run's result; the checkpoints of another are refused.
@@ -125,56 +64,59 @@ class Checkpoints:
         directory: pathlib.Path,
         *,
         keep: int,
+        keep_every: int = 0,
         metric: str,
         maximise: bool = False,
         identity: Mapping[str, Any],
     ) -> None:
         self._directory = directory.absolute()
-        self._keep, self._metric, self._sign = keep, metric, 1 if maximise else -1
+        self._keep, self._keep_every = keep, keep_every
+        self._metric, self._sign = metric, 1 if maximise else -1
         self._identity = json.loads(json.dumps(identity))
         self._scores: dict[int, float] = {}  # by step, of those with a metric; more is better
-        for step in saved_steps(self._directory):
-            try:
-                self._rate(step, _parse_manifest(self._directory / str(step))["metrics"])
-            except Damaged:
-                continue  # reported when something is to be read from it
-        # What goes is decided here, not by Orbax: its manager would delete older checkpoints before
-        # the manifest makes the newest one count.
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            item_names=(_ARRAYS,),
-            options=ocp.CheckpointManagerOptions(
-                cleanup_tmp_directories=True,
-                create=True,
-                lightweight_initialize=True,  # a damaged step must not stop the start
-            ),
-        )
+        self._passing: set[int] = set()
+        if hosts.is_main():
+            for step in saved_steps(self._directory):
+                try:
+                    self._note(step, parse_manifest(self._directory / str(step)))
+                except Damaged:
+                    continue  # reported when something is to be read from it
+        self._writer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._completer = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._pending: Future[None] | None = None
 
     def save(
-        self, step: int, state: Any, manifest: Mapping[str, Any], metrics: Mapping[str, float]
+        self,
+        step: int,
+        state: Any,
+        manifest: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        *,
+        passing: bool = False,
     ) -> None:
         """Starts an asynchronous save; the step goes on while files are written.
 
         `metrics` are those of this very state, none if it was not evaluated. The manifest is given
-        `step`, `metrics` and `identity` beside what is in it.
+        `step`, `metrics`, `passing` and `identity` beside what is in it. One that is `passing` goes
+        as soon as a newer one is whole.
         """
         self.finish()
-        saved = self._manager.save(
-            step, args=ocp.args.Composite(**{_ARRAYS: ocp.args.StandardSave(_flatten(state))})
-        )
-        if not saved:
-            raise RuntimeError(f"Orbax refused to save step {step} in {self._directory}")
-        self._rate(step, metrics)
-        whole = {**manifest, "step": step, "metrics": dict(metrics), "identity": self._identity}
-        self._pending = self._completer.submit(self._complete, step, whole)
+        folder = self._directory / str(step)
+        if hosts.is_main():
+            if folder.exists():
+                raise RuntimeError(f"step {step} was saved before in {self._directory}")
+            folder.mkdir(parents=True)
+        self._writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_flatten(state)))
+        own = {"step": step, "metrics": dict(metrics), "passing": passing}
+        whole = {**manifest, **own, "identity": self._identity}
+        self._note(step, whole)
+        self._pending = self._completer.submit(self._complete, folder, whole)
 
-    def _complete(self, step: int, manifest: Mapping[str, Any]) -> None:
+    def _complete(self, folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
         """Makes the checkpoint count as soon as its arrays are on disk; runs in a thread."""
-        self._manager.wait_until_finished()
-        if jax.process_index() == 0:
-            _write_manifest(self._directory / str(step), manifest)
+        self._writer.wait_until_finished()
+        if hosts.is_main():
+            write_manifest(folder, manifest)
 
     def finish(self) -> None:
         """Waits until a running save is complete, then removes what it supersedes."""
@@ -182,15 +124,20 @@ class Checkpoints:
             return
         pending, self._pending = self._pending, None
         pending.result()
-        steps = self._manager.all_steps()
-        kept = {*sorted(steps)[-self._keep :], *self._best_first()[:1]}
+        steps = saved_steps(self._directory) if hosts.is_main() else []
+        lasting = [step for step in steps if step not in self._passing]
+        kept = {*lasting[-self._keep :], *steps[-1:], *self._best_first()[:1]}
+        if self._keep_every:
+            kept |= {step for step in lasting if step % self._keep_every == 0}
         for step in set(steps) - kept:
             self._delete(step)
 
-    def _rate(self, step: int, metrics: Mapping[str, float]) -> None:
-        value = metrics.get(self._metric, math.nan)
+    def _note(self, step: int, manifest: Mapping[str, Any]) -> None:
+        value = manifest["metrics"].get(self._metric, math.nan)
         if math.isfinite(value):
             self._scores[step] = self._sign * value
+        if manifest.get("passing"):
+            self._passing.add(step)
 
     def _best_first(self) -> list[int]:
         """The steps that have a metric, the best in front; of equals the latest."""
@@ -198,7 +145,9 @@ class Checkpoints:
 
     def _delete(self, step: int) -> None:
         self._scores.pop(step, None)
-        self._manager.delete(step)
+        folder = self._directory / str(step)
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: a killed deletion leaves no doubt
+        shutil.rmtree(folder)
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest whole checkpoint as (state, manifest), laid out like `state`; or None.
@@ -206,21 +155,26 @@ class Checkpoints:
         A damaged one is reported by name, the next older one is taken, and the damaged one removed,
         so that its step can be saved again.
 
+        Args:
+          state: arrays, or ShapeDtypeStructs with shardings.
+
         Raises:
           UserError: none is whole (never silently a fresh start), or it is one of another run.
         """
+        manifest = hosts.from_main(self._newest)
+        return None if manifest is None else (self._read(manifest["step"], state), manifest)
+
+    def _newest(self) -> dict[str, Any] | None:
         steps = sorted(saved_steps(self._directory), reverse=True)
-        damaged = []
-        for step in steps:
+        for number, step in enumerate(steps):
             try:
-                restored = self._restore(step, state)
+                manifest = self._verified(step)
             except Damaged as error:
                 _log.warning("skipped a damaged checkpoint: %s", error)
-                damaged.append(step)
                 continue
-            for later in damaged:
+            for later in steps[:number]:
                 self._delete(later)
-            return restored
+            return manifest
         if steps:
             raise UserError(
                 f"{self._directory}: none of the checkpoints {steps} is whole; "
@@ -233,14 +187,18 @@ class Checkpoints:
 
         A damaged one is reported by name and the next best is taken; UserError when there is none.
         """
+        manifest = hosts.from_main(self._best)
+        return self._read(manifest["step"], state), manifest
+
+    def _best(self) -> dict[str, Any]:
         for step in self._best_first():
             try:
-                return self._restore(step, state)
+                return self._verified(step)
             except Damaged as error:
                 _log.warning("skipped the best checkpoint, which is damaged: %s", error)
         raise UserError(f"{self._directory} holds no whole checkpoint with {self._metric}")
 
-    def _restore(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
+    def _verified(self, step: int) -> dict[str, Any]:
         folder = self._directory / str(step)
         manifest = read_manifest(folder)
         if manifest["step"] != step:
@@ -251,14 +209,34 @@ class Checkpoints:
                 f"{folder} is a checkpoint of another run ({in_short(changed)}); move it out of "
                 "this folder"
             )
-        flat = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{_ARRAYS: ocp.args.StandardRestore(_flatten(_abstract(state)))}
-            ),
-        )[_ARRAYS]
+        return manifest
+
+    def _read(self, step: int, state: Any) -> Any:
+        flat = self._writer.restore(
+            self._directory / str(step) / _ARRAYS,
+            args=ocp.args.StandardRestore(_flatten(abstract(state))),
+        )
         leaves = [flat[key] for key in _flatten(state)]
-        return jax.tree.unflatten(jax.tree.structure(state), leaves), manifest
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def verify(self, step: int, state: Any) -> None:
+        """Reads a step back and compares every bit with `state`; UserError when one differs."""
+        self.finish()
+        hosts.from_main(lambda: self._verify_files(step))
+        pairs = zip(_flatten(state).items(), jax.tree.leaves(self._read(step, state)), strict=True)
+        for (name, ours), theirs in pairs:
+            for mine, read in zip(ours.addressable_shards, theirs.addressable_shards, strict=True):
+                if np.asarray(mine.data).tobytes() != np.asarray(read.data).tobytes():
+                    raise UserError(
+                        f"{self._directory / str(step)}: {name} was read back with other bits than "
+                        "were saved; do not trust this disk"
+                    )
+
+    def _verify_files(self, step: int) -> None:
+        try:
+            self._verified(step)
+        except Damaged as error:
+            raise UserError(f"saved, but not whole when read back: {error}") from None
 
     def close(self) -> None:
         """Completes what is being saved and stops the writers."""
@@ -266,7 +244,7 @@ class Checkpoints:
             self.finish()
         finally:
             self._completer.shutdown()
-            self._manager.close()
+            self._writer.close()
 
 
 def in_short(changed: list[str], most: int = 5) -> str:
@@ -349,13 +327,13 @@ def restore_part(
                 f"{folder}: {name} has shape {tuple(params[name].shape)}, "
                 f"this model needs {leaf.shape}"
             )
-    abstract = {f"params/{k}": v for k, v in _flatten(_abstract(target)).items() if k in wanted}
+    layout = {f"params/{k}": v for k, v in _flatten(abstract(target)).items() if k in wanted}
     with ocp.PyTreeCheckpointer() as checkpointer:
         read = checkpointer.restore(
             folder / _ARRAYS,
             args=ocp.args.PyTreeRestore(
-                item=abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                item=layout,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(layout),
                 partial_restore=True,
             ),
         )
@@ -372,15 +350,19 @@ def save_bundle(folder: pathlib.Path, params: Any, manifest: Mapping[str, Any]) 
     """Writes parameters and manifest as a bundle; it appears under its name only when whole."""
     temporary = folder.with_name(folder.name + ".tmp").absolute()
     old = folder.with_name(folder.name + ".old")
-    for left in (temporary, old):  # by a run that was killed here
-        shutil.rmtree(left, ignore_errors=True)
+    if hosts.is_main():
+        for left in (temporary, old):  # by a run that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+    hosts.barrier("bundle")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(temporary / _ARRAYS, _flatten(params))
-    _write_manifest(temporary, manifest)
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    if hosts.is_main():
+        write_manifest(temporary, manifest)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    hosts.barrier("bundle")
 
 
 def load_bundle(folder: pathlib.Path, target: Any) -> Any:

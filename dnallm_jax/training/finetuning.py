@@ -10,10 +10,9 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -27,12 +26,12 @@ from dnallm_jax.config import Config, Finetune, digest, gpt_spec, to_dict, token
 from dnallm_jax.model.composition import CompositionSpec, standardisation
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params
 from dnallm_jax.model.network import Network, composition_network, gpt_network
-from dnallm_jax.parallel import hosts
+from dnallm_jax.parallel import hosts, signals
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.planning.flops import flops_per_token
-from dnallm_jax.training import objectives, step
+from dnallm_jax.training import objectives, resuming, step
 from dnallm_jax.training.checkpoints import Account, Checkpoints, read_manifest, restore_part
-from dnallm_jax.training.loop import Plan, Speed, train
+from dnallm_jax.training.loop import Plan, Progress, Speed, train
 from dnallm_jax.training.objectives import Batch
 from dnallm_jax.training.optimizer import make_optimizer
 from dnallm_jax.training.telemetry import Telemetry, si
@@ -199,34 +198,38 @@ def finetune(
         checkpoints = Checkpoints(
             folder / CHECKPOINTS,
             keep=settings.keep,
+            keep_every=settings.keep_every,
             metric=SELECTED_BY,
             maximise=True,
             identity=identity,
         )
-        start, account, restored = 0, None, checkpoints.restore(state)
+        progress, account, restored = Progress(), None, checkpoints.restore(state)
         if restored is not None:
             state, manifest = restored
-            start = manifest["step"]
+            progress = resuming.progress_of(manifest)
         elif backbone is not None:
             state["params"], account = restore_part(
                 backbone, state["params"], take="backbone", drop=("lm_head",)
             )
+        start = progress.step
         telemetry = Telemetry(folder, start_step=start, main=hosts.is_main())
+        part, parts = meshes.batch_part(mesh)
         windows = window_batches(
             settings,
             contigs,
             view,
             parts=mesh.shape["data"] * mesh.shape["fsdp"],
-            process=jax.process_index(),
-            processes=jax.process_count(),
+            process=part,
+            processes=parts,
         )
         telemetry.say(_header(config, contigs, member, mesh, start, origin, account))
 
-        def device_batches() -> Iterator[Batch]:
+        def device_batches(start: int) -> Iterator[Batch]:
             for batch in loader.stream(windows, start=start):
                 yield meshes.to_device(batch, mesh)
 
-        def save(number: int, state: step.TrainState, metrics: dict[str, float]) -> None:
+        def save(progress: Progress, state: step.TrainState, metrics: dict[str, float]) -> None:
+            number = progress.step
             manifest = {
                 "kind": "finetune",
                 "network": network.description,
@@ -234,22 +237,31 @@ def finetune(
                 "data": contigs.fingerprint,
                 "backbone": origin,
                 "versions": versions(),
+                "progress": resuming.as_json(progress),
             }
-            checkpoints.save(number, state, manifest, metrics)
+            passing = number % settings.save_every > 0 and number < settings.steps
+            telemetry.keep()
+            checkpoints.save(number, state, manifest, metrics, passing=passing)
 
-        def name_records(number: int) -> str:
-            return f"windows of batch {number - 1} of data set {contigs.fingerprint[:12]}"
+        train_step = step.make_train_step(objective, tx, shardings)
 
-        try:
-            train(
+        def run_steps(
+            state: step.TrainState, progress: Progress, left_out: Collection[int]
+        ) -> step.TrainState:
+            return train(
                 state,
-                start=start,
+                progress,
                 plan=Plan(
-                    settings.steps, settings.log_every, settings.eval_every, settings.save_every
+                    settings.steps,
+                    settings.log_every,
+                    settings.eval_every,
+                    settings.save_every,
+                    settings.spike,
                 ),
                 speed=Speed(_bases_per_token(member), member.flops_per_token, peak_flops),
-                batches=device_batches(),
-                train_step=step.make_train_step(objective, tx, shardings),
+                batches=device_batches(progress.step),
+                left_out=left_out,
+                train_step=train_step,
                 summarise=lambda total: {
                     "loss": total["loss"] / max(total["weight"], 1.0),
                     "accuracy": total["correct"] / max(total["weight"], 1.0),
@@ -257,10 +269,24 @@ def finetune(
                 headline=lambda m: f"loss {m['loss']:.4f} (uniform {math.log(2):.4f})",
                 evaluate=lambda state: validate(state["params"]),
                 save=save,
-                name_records=name_records,
+                asked_to_stop=asked_to_stop,
                 telemetry=telemetry,
             )
-            checkpoints.finish()
+
+        try:
+            with signals.listening() as asked_to_stop:
+                state = resuming.run_through(
+                    run_steps,
+                    state,
+                    progress,
+                    folder=folder,
+                    on_bad_step=settings.on_bad_step,
+                    records=lambda number: windows.record_ids(number - 1),
+                    checkpoints=checkpoints,
+                    telemetry=telemetry,
+                )
+                if start < settings.steps:
+                    checkpoints.verify(settings.steps, state)
             best, manifest = checkpoints.restore_best(state)
             telemetry.say(
                 f"best        step {manifest['step']} by {SELECTED_BY}: "
@@ -327,9 +353,8 @@ def _header(
     account: Account | None,
 ) -> list[str]:
     settings, view, split = member.settings, member.view, contigs.splits["train"]
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
     shapes = ", ".join(
-        f"{n} b: {batch_rows(view.row_length(n), settings.batch_tokens, parts)} windows"
+        f"{n} b: {batch_rows(view.row_length(n), settings.batch_tokens, 1)} windows"
         for n in settings.lengths
     )
     if start:

@@ -3,7 +3,7 @@
 import functools
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,11 +13,11 @@ from data_pipeline.corpus import Corpus
 from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
 from dnallm_jax.model.gpt import GPT, initialise, logical_axes
-from dnallm_jax.parallel import execution, hosts
+from dnallm_jax.parallel import execution, hosts, signals
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.training import objectives, step
+from dnallm_jax.training import objectives, resuming, step
 from dnallm_jax.training.checkpoints import Checkpoints
-from dnallm_jax.training.loop import Plan, Speed, train
+from dnallm_jax.training.loop import Plan, Progress, Speed, train
 from dnallm_jax.training.objectives import Batch
 from dnallm_jax.training.optimizer import make_optimizer
 from dnallm_jax.training.telemetry import Telemetry, si
@@ -78,22 +78,25 @@ def pretrain(
         checkpoints = Checkpoints(
             folder / CHECKPOINTS,
             keep=settings.keep,
+            keep_every=settings.keep_every,
             metric="validation_bits_per_base",
             identity=identity,
         )
-        start, last = 0, {}
+        progress, last = Progress(), {}
         if (restored := checkpoints.restore(state)) is not None:
             state, manifest = restored
-            start, last = manifest["step"], manifest["metrics"]
+            progress, last = resuming.progress_of(manifest), manifest["metrics"]
+        start = progress.step
         telemetry = Telemetry(folder, start_step=start, main=hosts.is_main())
+        part, parts = meshes.batch_part(mesh)
         rows = loader.CorpusBatches(
             corpus.source("train"),
             tokenizer,
             corpus.row_length,
             batch_rows=settings.batch_rows,
             seed=settings.seed,
-            process=jax.process_index(),
-            processes=jax.process_count(),
+            process=part,
+            processes=parts,
         )
         tokens = settings.batch_rows * corpus.row_length
         bases = corpus.splits["train"].bases_per_token
@@ -113,7 +116,7 @@ def pretrain(
             ]
         )
 
-        def device_batches() -> Iterator[Batch]:
+        def device_batches(start: int) -> Iterator[Batch]:
             for batch in loader.stream(rows, start=start):
                 yield meshes.to_device(batch, mesh)
 
@@ -128,16 +131,16 @@ def pretrain(
                 corpus.row_length,
                 batch_rows=settings.batch_rows,
                 rows=settings.eval_rows,
-                process=jax.process_index(),
-                processes=jax.process_count(),
+                process=part,
+                processes=parts,
             )
             sums = [eval_step(state["params"], meshes.to_device(b, mesh)) for b in batches]
             total = {k: sum(float(s[k]) for s in jax.device_get(sums)) for k in ("loss", "weight")}
             return {"validation_bits_per_base": bits_per_base(total)}
 
-        def save(number: int, state: step.TrainState, metrics: dict[str, float]) -> None:
+        def save(progress: Progress, state: step.TrainState, metrics: dict[str, float]) -> None:
             nonlocal last
-            last = metrics
+            last, number = metrics, progress.step
             manifest = {
                 "kind": "pretrain",
                 "tokens_seen": number * tokens,
@@ -148,23 +151,31 @@ def pretrain(
                 "config": to_dict(config),
                 "config_digest": digest(config),
                 "versions": versions(),
+                "progress": resuming.as_json(progress),
             }
-            checkpoints.save(number, state, manifest, metrics)
+            passing = number % settings.save_every > 0 and number < settings.steps
+            telemetry.keep()
+            checkpoints.save(number, state, manifest, metrics, passing=passing)
 
-        def name_records(number: int) -> str:
-            ids = rows.record_ids(number - 1)
-            return f"records {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}"
+        train_step = step.make_train_step(objective, tx, shardings)
 
-        try:
-            train(
+        def run_steps(
+            state: step.TrainState, progress: Progress, left_out: Collection[int]
+        ) -> step.TrainState:
+            return train(
                 state,
-                start=start,
+                progress,
                 plan=Plan(
-                    settings.steps, settings.log_every, settings.eval_every, settings.save_every
+                    settings.steps,
+                    settings.log_every,
+                    settings.eval_every,
+                    settings.save_every,
+                    settings.spike,
                 ),
                 speed=Speed(bases, flops_per_token, peak_flops),
-                batches=device_batches(),
-                train_step=step.make_train_step(objective, tx, shardings),
+                batches=device_batches(progress.step),
+                left_out=left_out,
+                train_step=train_step,
                 summarise=lambda total: {
                     "bits_per_base": bits_per_base(total),
                     "accuracy": total["correct"] / max(total["tokens"], 1.0),
@@ -172,9 +183,24 @@ def pretrain(
                 headline=lambda metrics: f"{metrics['bits_per_base']:.4f} bits/base",
                 evaluate=evaluate,
                 save=save,
-                name_records=name_records,
+                asked_to_stop=asked_to_stop,
                 telemetry=telemetry,
             )
+
+        try:
+            with signals.listening() as asked_to_stop:
+                state = resuming.run_through(
+                    run_steps,
+                    state,
+                    progress,
+                    folder=folder,
+                    on_bad_step=settings.on_bad_step,
+                    records=lambda number: rows.record_ids(number - 1),
+                    checkpoints=checkpoints,
+                    telemetry=telemetry,
+                )
+                if start < settings.steps:
+                    checkpoints.verify(settings.steps, state)
         finally:
             checkpoints.close()
             telemetry.close()

@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from tensorboardX import SummaryWriter
+
+from data_pipeline.errors import UserError
 
 
 class Telemetry:
@@ -28,15 +31,31 @@ class Telemetry:
         if not main:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._open(start_step)
+
+    def _open(self, step: int) -> None:
         self._files: dict[str, TextIO] = {}
         for name in ("metrics", "speed"):
-            path = folder / f"{name}.jsonl"
-            kept = [line for line in read_metrics(path) if line["step"] <= start_step]
+            path = self._folder / f"{name}.jsonl"
+            kept = [line for line in read_metrics(path) if line["step"] <= step]
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
             temporary.rename(path)
             self._files[name] = path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+
+    def go_back(self, step: int) -> None:
+        """Forgets what was said of later steps: the run does them again."""
+        if self._main:
+            self.close()
+            self._open(step)
+
+    def keep(self) -> None:
+        """What was written so far is on disk when this returns, even if the machine goes down."""
+        if self._main:
+            for file in self._files.values():
+                os.fsync(file.fileno())
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """What the step computed; the same in every run of the same config."""
@@ -69,15 +88,24 @@ class Telemetry:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that was cut off is left out."""
+    """The lines of a metrics.jsonl; a last line that was cut off is left out.
+
+    Raises UserError when another line is broken.
+    """
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text().splitlines():
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
-            break
+            line = None
+        if not isinstance(line, dict) or "step" not in line:
+            raise UserError(
+                f"{path}, line {number} is no line of metrics: the file was changed; restore it "
+                "from a copy, or move it away"
+            )
+        lines.append(line)
     return lines
 
 

@@ -20,17 +20,16 @@ from jax.sharding import Mesh
 from data_pipeline.errors import UserError
 from dnallm_jax.parallel.mesh import make_mesh, tree_shardings
 from dnallm_jax.training import checkpoints
+from dnallm_jax.training import manifest as manifests
 from dnallm_jax.training.checkpoints import (
-    MANIFEST,
     Checkpoints,
-    Damaged,
     load_bundle,
     newest_whole,
-    read_manifest,
     restore_part,
     save_bundle,
     saved_steps,
 )
+from dnallm_jax.training.manifest import MANIFEST, Damaged, read_manifest
 from dnallm_jax.training.step import state_shardings
 
 METRIC = "bits"
@@ -159,7 +158,7 @@ def test_an_empty_folder_has_nothing_to_restore(tmp_path: pathlib.Path) -> None:
 
 def test_a_step_is_saved_once(copied: pathlib.Path) -> None:
     kept = opened(copied)
-    with pytest.raises(RuntimeError, match="refused to save step 20"):
+    with pytest.raises(RuntimeError, match="step 20 was saved before"):
         kept.save(20, state_on(mesh_of()), {}, {})
     kept.close()
 
@@ -170,7 +169,7 @@ def test_an_error_while_writing_reaches_the_caller(
     def fail(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoints, "_write_manifest", fail)
+    monkeypatch.setattr(checkpoints, "write_manifest", fail)
     kept = opened(tmp_path / "c")
     kept.save(1, state_on(mesh_of()), {}, {})
     with pytest.raises(OSError, match="no space left"):
@@ -193,14 +192,14 @@ def test_a_checkpoint_counts_as_soon_as_its_arrays_are_written(
     """Neither before, nor only when the next one is saved."""
     folder, written = tmp_path / "c", threading.Event()
     kept = opened(folder)
-    wait = kept._manager.wait_until_finished
+    wait = kept._writer.wait_until_finished
 
     def slowly() -> None:
         if threading.current_thread() is not threading.main_thread():
             written.wait(60)
         wait()
 
-    monkeypatch.setattr(kept._manager, "wait_until_finished", slowly)
+    monkeypatch.setattr(kept._writer, "wait_until_finished", slowly)
     kept.save(1, state_on(mesh_of()), {}, {})
     wait()
     assert (folder / "1").is_dir()
@@ -215,13 +214,13 @@ def test_a_checkpoint_counts_as_soon_as_its_arrays_are_written(
 def steps_at_manifests(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The whole checkpoints on disk just before each of three manifests is written, keeping one."""
     seen: list[list[int]] = []
-    write = checkpoints._write_manifest
+    write = checkpoints.write_manifest
 
     def record(step_folder: pathlib.Path, manifest: dict[str, Any]) -> None:
         seen.append([s for s in saved_steps(folder) if (folder / str(s) / MANIFEST).exists()])
         write(step_folder, manifest)
 
-    monkeypatch.setattr(checkpoints, "_write_manifest", record)
+    monkeypatch.setattr(checkpoints, "write_manifest", record)
     save_all(folder, {1: {}, 2: {}, 3: {}}, keep=1)
     return seen
 
@@ -233,16 +232,19 @@ def test_nothing_older_goes_before_the_newest_is_whole(
     assert saved_steps(tmp_path / "c") == [3]
 
 
-def test_planted_orbax_decides_what_goes(
+def test_planted_the_old_one_goes_first(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its manager deletes the old one first: killed then, a run would have lost everything."""
-    options = ocp.CheckpointManagerOptions
+    """Killed then, a run would have lost everything."""
+    complete = Checkpoints._complete
 
-    def keeping_one(**given: Any) -> ocp.CheckpointManagerOptions:
-        return options(**given, max_to_keep=1)
+    def eagerly(self: Checkpoints, folder: pathlib.Path, manifest: dict[str, Any]) -> None:
+        for step in saved_steps(folder.parent):
+            if step < manifest["step"]:
+                self._delete(step)
+        complete(self, folder, manifest)
 
-    monkeypatch.setattr(ocp, "CheckpointManagerOptions", keeping_one)
+    monkeypatch.setattr(Checkpoints, "_complete", eagerly)
     assert steps_at_manifests(tmp_path / "c", monkeypatch) == [[], [], []]
 
 
@@ -263,6 +265,41 @@ def test_the_best_stays_beside_the_newest(tmp_path: pathlib.Path) -> None:
     # The same figures, were more of it better.
     save_all(tmp_path / "high", metrics, maximise=True, keep=1)
     assert saved_steps(tmp_path / "high") == [4, 5]
+
+
+def test_every_so_many_steps_one_stays(tmp_path: pathlib.Path) -> None:
+    save_all(tmp_path / "c", {step: {} for step in range(1, 8)}, keep=1, keep_every=3)
+    assert saved_steps(tmp_path / "c") == [3, 6, 7]
+
+
+def test_one_in_passing_goes_when_a_newer_one_is_whole(tmp_path: pathlib.Path) -> None:
+    """That of a stop is none of those to keep, and the newest until there is another."""
+    folder = tmp_path / "c"
+    save_all(folder, {2: {}, 4: {}})
+    kept = opened(folder)
+    kept.save(5, state_on(mesh_of(), 5), {}, {}, passing=True)
+    kept.close()
+    assert saved_steps(folder) == [2, 4, 5]
+    kept = opened(folder)  # another start knows which it was
+    _, manifest = kept.restore(state_on(mesh_of()))
+    assert manifest["step"] == 5
+    kept.save(6, state_on(mesh_of(), 6), {}, {})
+    kept.close()
+    assert saved_steps(folder) == [4, 6]
+
+
+def test_what_is_read_back_must_be_what_was_saved(tmp_path: pathlib.Path) -> None:
+    state = state_on(mesh_of(**EIGHT), 3)
+    kept = opened(tmp_path / "c")
+    kept.save(3, state, {}, {})
+    kept.verify(3, state)
+    other = dict(state, step=state["step"] + 1)
+    with pytest.raises(UserError, match="3: step was read back with other bits than were saved"):
+        kept.verify(3, other)
+    flip_one(tmp_path / "c" / "3")
+    with pytest.raises(UserError, match=r"saved, but not whole when read back: .* has changed"):
+        kept.verify(3, state)
+    kept.close()
 
 
 def test_without_a_metric_a_checkpoint_is_never_the_best(tmp_path: pathlib.Path) -> None:
@@ -315,14 +352,14 @@ def test_planted_readers_that_miss_flipped_bits(copied: pathlib.Path) -> None:
     folder = copied / "20"
 
     def no_files(folder: pathlib.Path) -> None:
-        checkpoints._parse_manifest(folder)
+        manifests.parse_manifest(folder)
 
     def no_manifest(folder: pathlib.Path) -> None:
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
         except ValueError:
             raise Damaged(f"{folder / MANIFEST}") from None
-        for name, checksum in checkpoints._checksums(folder).items():
+        for name, checksum in manifests.checksums(folder).items():
             if manifest.get("files", {}).get(name, checksum) != checksum:
                 raise Damaged(f"{folder / name}")
 
@@ -353,7 +390,7 @@ def flip_one(folder: pathlib.Path) -> str:
 
 
 def flip_metadata(folder: pathlib.Path) -> str:
-    path = folder / "_CHECKPOINT_METADATA"
+    path = folder / "arrays" / "_CHECKPOINT_METADATA"
     flip(path, 7)
     return f"{path} has changed"
 
@@ -528,7 +565,7 @@ def test_a_bundle_comes_back_on_any_mesh(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "bundle"
     save_bundle(folder, target_on(mesh_of(**EIGHT)), {"kind": "bundle"})
     assert read_manifest(folder)["kind"] == "bundle"
-    target = checkpoints._abstract(target_on(mesh_of(4, fsdp=4)))
+    target = checkpoints.abstract(target_on(mesh_of(4, fsdp=4)))
     got = load_bundle(folder, target)
     assert unlike(got, target_on(mesh_of())) == []
     assert [x.sharding for x in jax.tree.leaves(got)] == [
@@ -543,23 +580,23 @@ def test_a_bundle_comes_back_on_any_mesh(tmp_path: pathlib.Path) -> None:
 def test_a_bundle_appears_whole_or_not_at_all(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, write = tmp_path / "bundle", checkpoints._write_manifest
+    folder, write = tmp_path / "bundle", checkpoints.write_manifest
 
     def kill(path: pathlib.Path, manifest: dict[str, Any]) -> None:
         path.joinpath(MANIFEST + ".tmp").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "_write_manifest", kill)
+    monkeypatch.setattr(checkpoints, "write_manifest", kill)
     with pytest.raises(KeyboardInterrupt):
         save_bundle(folder, params(1), {"number": 1})
     assert not folder.exists()
     # What the killed run left does not disturb, neither the first time nor over an old bundle.
-    monkeypatch.setattr(checkpoints, "_write_manifest", write)
+    monkeypatch.setattr(checkpoints, "write_manifest", write)
     save_bundle(folder, params(1), {"number": 1})
-    monkeypatch.setattr(checkpoints, "_write_manifest", kill)
+    monkeypatch.setattr(checkpoints, "write_manifest", kill)
     with pytest.raises(KeyboardInterrupt):
         save_bundle(folder, params(2), {"number": 2})
-    monkeypatch.setattr(checkpoints, "_write_manifest", write)
+    monkeypatch.setattr(checkpoints, "write_manifest", write)
     assert read_manifest(folder)["number"] == 1
     (tmp_path / "bundle.old").mkdir()
     (tmp_path / "bundle.old" / "file").touch()

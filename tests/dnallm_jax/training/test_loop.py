@@ -1,8 +1,9 @@
 """Does the loop do each thing when it is due, say the same after a resume, and stop at a NaN?"""
 
+import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.errors import UserError
+from dnallm_jax.parallel.hosts import STOPPED
 from dnallm_jax.training import loop
-from dnallm_jax.training.loop import Plan, Speed, train
+from dnallm_jax.training.guard import BadStep
+from dnallm_jax.training.loop import Plan, Progress, Speed, train
 from dnallm_jax.training.telemetry import Telemetry, read_metrics
 
 State = dict[str, jax.Array]
@@ -51,20 +53,22 @@ class Run:
 
     folder: pathlib.Path
     plan: Plan
-    start: int = 0
+    start: Progress = field(default_factory=Progress)
     state: State = field(default_factory=lambda: jax.device_put({"mean": np.float32(0)}))
     batches: Callable[[int], Iterator[Any]] = device_batches
     evaluates: bool = True
+    left_out: Collection[int] = ()
+    stop_at: int = 0
     events: list[str] = field(default_factory=list)
-    saved: dict[int, tuple[State, dict[str, float]]] = field(default_factory=dict)
+    saved: dict[int, tuple[State, dict[str, float], Progress]] = field(default_factory=dict)
 
     def evaluate(self, state: State) -> dict[str, float]:
         self.events.append("evaluate")
         return {"validation": float(jax.device_get(state["mean"]))} if self.evaluates else {}
 
-    def save(self, step: int, state: State, metrics: dict[str, float]) -> None:
-        self.events.append(f"save {step}")
-        self.saved[step] = (jax.device_get(state), metrics)
+    def save(self, progress: Progress, state: State, metrics: dict[str, float]) -> None:
+        self.events.append(f"save {progress.step}")
+        self.saved[progress.step] = (jax.device_get(state), metrics, progress)
 
     def read(self, start: int) -> Iterator[Any]:
         return self.batches(start)
@@ -74,20 +78,21 @@ class Run:
         return train_step(state, batch)
 
     def __call__(self) -> bytes:
-        telemetry = Telemetry(self.folder, start_step=self.start, main=True)
+        telemetry = Telemetry(self.folder, start_step=self.start.step, main=True)
         try:
             self.state = train(
                 self.state,
-                start=self.start,
+                self.start,
                 plan=self.plan,
                 speed=Speed(1.0, 100.0, 1e9),
-                batches=self.read(self.start),
+                batches=self.read(self.start.step),
+                left_out=self.left_out,
                 train_step=self.step,
                 summarise=lambda total: {"loss": total["loss"] / total["weight"]},
                 headline=lambda metrics: f"loss {metrics['loss']:.3f}",
                 evaluate=self.evaluate,
                 save=self.save,
-                name_records=lambda step: f"records r{step}",
+                asked_to_stop=lambda step: step == self.stop_at,
                 telemetry=telemetry,
             )
         finally:
@@ -120,14 +125,14 @@ def test_evaluations_and_saves_when_due_and_at_the_end(tmp_path: pathlib.Path) -
 def test_a_checkpoint_has_the_metrics_of_its_own_state_or_none(tmp_path: pathlib.Path) -> None:
     run = Run(tmp_path, Plan(steps=8, log_every=1, eval_every=4, save_every=2))
     run()
-    assert {step: bool(metrics) for step, (_, metrics) in run.saved.items()} == {
+    assert {step: bool(metrics) for step, (_, metrics, _) in run.saved.items()} == {
         2: False,
         4: True,
         6: False,
         8: True,
     }
     for step in (4, 8):
-        state, metrics = run.saved[step]
+        state, metrics, _ = run.saved[step]
         assert metrics == {"validation": float(state["mean"])}
 
 
@@ -166,7 +171,7 @@ def test_the_progress_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 
 
 def test_a_finished_run_does_nothing(tmp_path: pathlib.Path) -> None:
-    run = Run(tmp_path, Plan(steps=4, log_every=2, eval_every=2, save_every=2), start=4)
+    run = Run(tmp_path, Plan(steps=4, log_every=2, eval_every=2, save_every=2), Progress(4))
     before = run.state
     assert run() == b""
     assert run.state is before
@@ -176,20 +181,30 @@ def test_a_finished_run_does_nothing(tmp_path: pathlib.Path) -> None:
 # Going on
 
 
-def differing(folder: pathlib.Path, plan: Plan) -> list[int]:
-    """Steps from which a resumed run ends with another state, other metrics or other saves."""
+def differing(folder: pathlib.Path, plan: Plan, stops: Collection[int] = ()) -> list[int]:
+    """Steps from which a resumed run ends with another state, other metrics or other saves.
+
+    It goes on from every save, and from the `stops`, at which another run is asked to stop.
+    """
     whole = Run(folder / "whole", plan)
     metrics = whole()
+    begun = {step: (saved, metrics) for step, saved in whole.saved.items()}
+    for step in stops:
+        stopped = Run(folder / f"to{step}", plan, stop_at=step)
+        with pytest.raises(SystemExit) as ended:
+            stopped()
+        assert ended.value.code == STOPPED
+        begun[step] = (stopped.saved[step], (stopped.folder / "metrics.jsonl").read_bytes())
     found = []
-    for step, (state, _) in whole.saved.items():
-        rest = Run(folder / f"from{step}", plan, start=step, state=jax.device_put(state))
+    for step, ((state, _, progress), said) in begun.items():
+        rest = Run(folder / f"from{step}", plan, progress, state=jax.device_put(state))
         rest.folder.mkdir()
-        (rest.folder / "metrics.jsonl").write_bytes(metrics)
-        saves = {s: m for s, (_, m) in whole.saved.items() if s > step}
+        (rest.folder / "metrics.jsonl").write_bytes(said)
+        saves = {s: (m, p) for s, (_, m, p) in whole.saved.items() if s > step}
         same = (
             rest() == metrics
             and np.array_equal(rest.state["mean"], whole.state["mean"])
-            and {s: m for s, (_, m) in rest.saved.items()} == saves
+            and {s: (m, p) for s, (_, m, p) in rest.saved.items()} == saves
         )
         if not same:
             found.append(step)
@@ -209,7 +224,26 @@ def differing(folder: pathlib.Path, plan: Plan) -> list[int]:
 def test_a_run_goes_on_from_any_save_as_if_never_stopped(
     tmp_path: pathlib.Path, plan: Plan
 ) -> None:
-    assert differing(tmp_path, plan) == []
+    assert differing(tmp_path, plan, stops=range(1, plan.steps)) == []
+
+
+def test_planted_the_sums_since_the_last_line_are_lost(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = dataclasses.replace
+
+    def forgetful(self: Run, made: Progress, state: State, metrics: dict[str, float]) -> None:
+        self.saved[made.step] = (jax.device_get(state), metrics, progress(made, sums=()))
+
+    monkeypatch.setattr(Run, "save", forgetful)
+    plan = Plan(steps=6, log_every=3, eval_every=6, save_every=6)
+    assert differing(tmp_path, plan, stops=range(1, 6)) == [1, 2, 3, 4, 5]
+
+
+def test_asked_to_stop_at_the_last_step_a_run_is_done(tmp_path: pathlib.Path) -> None:
+    run = Run(tmp_path, Plan(steps=4, log_every=2, eval_every=2, save_every=2), stop_at=4)
+    run()
+    assert list(run.saved) == [2, 4]
 
 
 def test_planted_a_batch_seen_again_after_a_resume(
@@ -228,7 +262,7 @@ def test_planted_a_batch_seen_again_after_a_resume(
 
 @pytest.mark.parametrize("bad", [1, 3, 4, 5, 8])
 @pytest.mark.parametrize("broken", [{"number": math.nan}, {"number": math.inf}, {"norm": math.nan}])
-def test_a_loss_that_is_not_finite_names_its_step_and_records(
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(
     tmp_path: pathlib.Path, bad: int, broken: dict[str, float]
 ) -> None:
     def batches(start: int) -> Iterator[State]:
@@ -236,10 +270,39 @@ def test_a_loss_that_is_not_finite_names_its_step_and_records(
 
     plan = Plan(steps=8, log_every=2, eval_every=4, save_every=4)
     run = Run(tmp_path, plan, batches=batches)
-    with pytest.raises(UserError, match=f"the loss of step {bad} is not a number .* r{bad}. Lower"):
+    with pytest.raises(BadStep) as raised:
         run()
+    assert raised.value.step == bad
+    assert f"the loss of step {bad} is not a number (gradient norm" in raised.value.why
     assert all(step < bad for step in run.saved)
     assert all(line["step"] < bad for line in read_metrics(tmp_path / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("stop", [0, 5])
+def test_nothing_bad_is_saved_by_a_stop(tmp_path: pathlib.Path, stop: int) -> None:
+    def batches(start: int) -> Iterator[State]:
+        return device_batches(start, number={4: math.nan})
+
+    plan = Plan(steps=8, log_every=8, eval_every=8, save_every=8)
+    run = Run(tmp_path, plan, batches=batches, stop_at=stop)
+    with pytest.raises(BadStep):
+        run()
+    assert run.saved == {}
+
+
+def test_a_step_that_is_left_out_changes_nothing(tmp_path: pathlib.Path) -> None:
+    def batches(start: int) -> Iterator[State]:
+        return device_batches(start, number={4: math.nan})
+
+    plan = Plan(steps=8, log_every=2, eval_every=4, save_every=4)
+    run = Run(tmp_path, plan, batches=batches, left_out=[5])
+    run()
+    means = [np.float32(0)]
+    for number in (0, 1, 2, 3, 5, 6, 7):
+        means.append(np.float32(0.9) * means[-1] + np.float32(0.1) * make_batch(number)["number"])
+    assert float(run.state["mean"]) == pytest.approx(means[-1], rel=1e-5)
+    lines = {m["step"]: m["loss"] for m in read_metrics(tmp_path / "metrics.jsonl") if "loss" in m}
+    assert lines[6] == pytest.approx(abs(means[5]) / 2, rel=1e-5)  # of one step, not of two
 
 
 # What the device waits for
@@ -252,7 +315,7 @@ def test_sums_are_fetched_after_the_next_step_was_dispatched(
     fetch = jax.device_get
 
     def fetched(tree: Any) -> Any:
-        run.events.append("fetch")
+        run.events += ["fetch"] if tree else []
         return fetch(tree)
 
     monkeypatch.setattr(loop.jax, "device_get", fetched)

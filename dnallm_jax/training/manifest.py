@@ -1,0 +1,81 @@
+"""What does a checkpoint say of itself, and is it whole?
+
+The manifest explains a folder of arrays and holds the sha256 of every file and of itself. It is
+written last, by rename: without it the folder does not count; with it every flipped bit is found.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not whole; the message says which file and what is wrong with it."""
+
+
+def checksums(folder: pathlib.Path) -> dict[str, str]:
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            with path.open("rb") as file:
+                sums[str(path.relative_to(folder))] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
+    return sums
+
+
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON under a temporary name and renames it, so it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(_as_json(value))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def _as_json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def _signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a checksum of all the rest of it."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(_as_json(rest)).hexdigest()}
+
+
+def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest of a folder whose other files are all there; makes the folder whole."""
+    write_json(folder / MANIFEST, _signed({**manifest, "files": checksums(folder)}))
+
+
+def parse_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest itself, verified; the files that it lists are not looked at."""
+    path = folder / MANIFEST
+    try:
+        written = path.read_bytes()
+        manifest = json.loads(written)
+    except FileNotFoundError:
+        raise Damaged(f"{folder} has no {MANIFEST} (its saving was cut off)") from None
+    except ValueError as error:
+        raise Damaged(f"{path} is not readable JSON ({error})") from None
+    if not isinstance(manifest, dict) or written != _as_json(_signed(manifest)):
+        raise Damaged(f"{path} has changed since it was written (sha256 differs)")
+    return manifest
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest of one checkpoint or bundle, all files verified; Damaged names what is wrong."""
+    manifest = parse_manifest(folder)
+    found = checksums(folder)
+    for name, checksum in manifest["files"].items():
+        if name not in found:
+            raise Damaged(f"{folder / name} is missing")
+        if found[name] != checksum:
+            raise Damaged(f"{folder / name} has changed since it was written (sha256 differs)")
+    return manifest
