@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     c.corpus.exclude = ("group=euk-virus",)
     c.corpus.row_length = 512
     c.contigs.train = ("virus/genomes_train.fa.gz", "eukaryotes/genomes_train.fa.gz")
-    c.contigs.validation = ("virus/validation.fa.gz", "eukaryotes/validation.fa.gz")
+    c.contigs.validation = ("virus/validation.fa.gz",)
     c.model.width = 128
     c.model.layers = 2
     c.model.heads = 2
@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     c.finetune.negative_weights = ("bacteria=4", "plasmid=1.5", "organelle=1.5", "fungi=1.5")
     c.finetune.optimizer.learning_rate = 1e-3
     c.finetune.eval_every = 500
-    c.finetune.eval_contigs = 3000
+    c.finetune.eval_contigs = 2000
     c.finetune.save_every = 250
     c.composition.steps = 600
     c.composition.networks = 2

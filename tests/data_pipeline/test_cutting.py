@@ -14,7 +14,7 @@ from data_pipeline.cutting import Cutting, WindowBatches, batch_rows, fixed_wind
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Batch
 from data_pipeline.tokenizers import Kmer, Nucleotide, reverse_complement
-from data_pipeline.views import Bases, Frames, View
+from data_pipeline.views import Bases, Composition, Frames, TokenView, View
 
 USUAL = Cutting(
     lengths=(60, 100),
@@ -137,7 +137,7 @@ def test_planted_windows_from_elsewhere_are_found() -> None:
 
 
 @pytest.mark.parametrize("view", [Bases(Nucleotide()), Bases(Kmer(3)), Frames(Kmer(3))])
-def test_a_batch_holds_the_windows_drawn_for_it(view: View) -> None:
+def test_a_batch_holds_the_windows_drawn_for_it(view: TokenView) -> None:
     records = usual_records()
     batches = windows_of(records, view)
     for number in range(4):
@@ -203,6 +203,66 @@ def test_planted_records_drawn_evenly_whatever_their_family() -> None:
     records = usual_records()
     batches = windows_of(records, balance_key="id", negative_balance_key="id")
     assert set(unbalanced(batches, records)) >= {"big", "small", "bacteria", "archaea"}
+
+
+def nested_records() -> Records:
+    """Of group a: clusters of 8 and 1; of group b: one cluster of 3. Viruses beside them."""
+    where = [("a", "a1")] * 8 + [("a", "a2")] + [("b", "b1")] * 3
+    records = [
+        record(n, 0, random_bases(n, 120), group=group, cluster=cluster)
+        for n, (group, cluster) in enumerate(where)
+    ]
+    return Records([*records, record(len(records), 1, random_bases(99, 120))])
+
+
+def strayed(batches: WindowBatches, wanted: dict[str, float]) -> list[str]:
+    """Clusters whose share of the windows that are not viral is not about the one wanted."""
+    found = shares(batches, nested_records(), "cluster", 0)
+    return [name for name, share in wanted.items() if abs(found.get(name, 0) - share) > 0.05]
+
+
+def test_a_group_is_drawn_first_and_then_one_of_its_clusters() -> None:
+    nested = windows_of(nested_records(), negative_balance_key="group/cluster")
+    assert strayed(nested, {"a1": 0.25, "a2": 0.25, "b1": 0.5}) == []
+    weighted = windows_of(
+        nested_records(), negative_balance_key="group/cluster", negative_weights=("a=3",)
+    )
+    assert strayed(weighted, {"a1": 0.375, "a2": 0.375, "b1": 0.25}) == []
+
+
+def test_planted_one_field_alone_is_found() -> None:
+    flat = windows_of(nested_records(), negative_balance_key="cluster")
+    assert strayed(flat, {"a1": 0.25, "a2": 0.25, "b1": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (("a",), "'a' is not of the form NAME=NUMBER with a number above 0"),
+        (("a=-1",), "'a=-1' is not of the form NAME=NUMBER with a number above 0"),
+        (("c=2",), "names 'c', but no non-viral training record has this group"),
+    ],
+)
+def test_weights_that_mean_nothing(weights: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match="negative_weights") as raised:
+        windows_of(nested_records(), negative_weights=weights)
+    assert str(raised.value).endswith(sentence)
+
+
+def test_windows_of_all_lengths_share_a_batch_where_rows_are_alike() -> None:
+    records = usual_records()
+    batches = windows_of(records, Composition(), batch_tokens=320)
+    batch = batches(3)
+    assert set(batch) == {"features", "labels", "example_weights"}
+    assert batch["features"].shape == (20, Composition.features)
+    lengths = batches.lengths(3)
+    assert lengths == [60, 100]
+    pieces = [batches.draw(3, j, lengths[j // 2 % 2])[1] for j in range(20)]
+    (expected,) = Composition().read(pieces, 100)
+    np.testing.assert_array_equal(batch["features"], expected["features"])
+    of_length = np.exp(batch["features"][:, -1]).round()
+    for length in (60, 100):
+        assert batch["labels"][of_length == length].mean() == 0.5, "length says nothing"
 
 
 # A pure function of seed and number

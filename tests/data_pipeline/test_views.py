@@ -174,3 +174,26 @@ def test_a_view_by_name() -> None:
     with pytest.raises(UserError) as raised:
         make_view("codons", Kmer(3))
     assert str(raised.value) == "view 'codons' is not one of bases, frames, composition"
+
+
+@settings(deadline=None)
+@given(contigs)
+@example(b"")
+@example(b"acgtRYKMacgtacgt" * 8)
+def test_composition_reads_the_same_from_both_strands(piece: bytes) -> None:
+    (forward,) = Composition().read([piece], len(piece))
+    (backward,) = Composition().read([reverse_complement(piece)], len(piece))
+    assert forward["features"].shape == (1, Composition.features)
+    assert np.isfinite(forward["features"]).all()
+    assert (forward["features"] >= 0).all()
+    np.testing.assert_allclose(forward["features"], backward["features"], atol=1e-6)
+
+
+def test_a_stretch_begins_with_a_strand_for_a_model_of_codons() -> None:
+    piece = random_dna(np.random.default_rng(3), 900)
+    (plainly,) = Frames(Kmer(3)).segments(piece)
+    (led,) = CODONS.segments(piece)
+    assert len(plainly) == len(led) > 1
+    for segment, codons in zip(led, plainly, strict=True):
+        assert segment[0] == frames.FORWARD
+        np.testing.assert_array_equal(segment[1:], codons)
