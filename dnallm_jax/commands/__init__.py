@@ -11,7 +11,7 @@ COMMANDS = {
     "pretrain": "packed rows -> a pre-trained GPT: Orbax checkpoints and metrics",
     "finetune": "pre-trained checkpoint + labelled contigs -> a virus classifier (a bundle)",
     "evaluate": "bundle + labelled contigs -> metrics.json, predictions.tsv, report.html",
-    "score": "bundle + FASTA/FASTQ -> TSV: one row per record, in order",
+    "score": "bundle + FASTA/FASTQ -> TSV, JSON lines or Parquet: one row per record, in order",
 }
 
 

@@ -1,10 +1,29 @@
-"""python main.py score --bundle=DIR [--output=scores.tsv] FILE [FILE ...]
+"""python main.py score --bundle=DIR [--output=scores.tsv] [--resume] FILE [FILE ...]
 
 Is this a virus, and how sure are we? Scores every record of FASTA, FASTQ or GenBank files (plain or
-compressed, globs, directories, URLs; - reads standard input) with a bundle that `finetune` wrote.
-One row a record, in input order: sequence_id, length, virus_score (calibrated probability),
-is_virus (at the bundle's threshold), n_windows, fraction_scored, strand_gap, status (ok, short,
-ambiguous, empty, duplicate_id).
+compressed, globs, directories, @list.txt, URLs; - reads standard input) with a bundle that
+`finetune` wrote. One row a record, in input order: sequence_id, length, virus_score (calibrated
+probability), is_virus (at the threshold), n_windows, fraction_scored, strand_gap, status (ok,
+short, ambiguous, empty, duplicate_id). docs/score.md tells all about them.
+
+  --output=FILE       .tsv, .jsonl (both also .gz, .zst) or .parquet; rows go to standard output
+                      where none is named
+  --format=FORMAT     tsv, jsonl or parquet, whatever the name
+  --fasta-out=FILE    the sequences called viral
+  --summary=FILE      a page (HTML) with counts and pictures
+  --resume            go on with a run that was stopped; the same command, the same bytes
+  --threshold=SCORE   call from this score on
+  --fpr=RATE          call at the bundle's threshold of this false-positive rate
+  --prevalence=SHARE  scores are probabilities where this share of the sequences is viral
+  --min-length=BASES  do not score what is shorter
+  --batch-size=TOKENS of a batch, about; auto
+  --threads=N         of the CPU
+  --quiet             no progress, no closing line
+  --platform=NAME     cpu, gpu or tpu: that one or an error
+  --devices=N         make the CPU look like so many devices
+
+Exit codes: 0 done; 1 a fault of the program; 2 a mistake in the command or the input, told in one
+line; 130 stopped by Ctrl-C; 141 the reader of standard output has gone.
 """
 
 from absl import flags
@@ -12,12 +31,27 @@ from absl import flags
 from data_pipeline.errors import UserError
 from dnallm_jax.commands import common
 
+# Named as on other tools' command lines; with underscores they are understood, too.
+_ALIASES = {"batch_size": "batch-size", "fasta_out": "fasta-out", "min_length": "min-length"}
+
 
 def define_flags() -> None:
     common.define_device_flags()
     flags.DEFINE_string("bundle", "", "the folder that finetune wrote")
-    flags.DEFINE_string("output", "-", "TSV file; - is standard output")
-    flags.DEFINE_integer("batch_tokens", 16_384, "tokens of a batch, about")
+    flags.DEFINE_string("output", "-", "file for the rows; - is standard output")
+    flags.DEFINE_string("format", "", "tsv, jsonl or parquet; else the ending of --output tells")
+    flags.DEFINE_string("fasta-out", "", "file for the sequences called viral")
+    flags.DEFINE_string("summary", "", "file for a page with counts and pictures")
+    flags.DEFINE_boolean("resume", False, "go on with a run that was stopped")
+    flags.DEFINE_float("threshold", None, "call from this score on")
+    flags.DEFINE_float("fpr", None, "call at the bundle's threshold of this false-positive rate")
+    flags.DEFINE_float("prevalence", None, "share of the sequences that are viral")
+    flags.DEFINE_integer("min-length", 0, "bases; what is shorter is not scored")
+    flags.DEFINE_string("batch-size", "auto", "tokens of a batch, about")
+    flags.DEFINE_integer("threads", 0, "of the CPU; 0: all")
+    flags.DEFINE_boolean("quiet", False, "no progress, no closing line")
+    for alias, name in _ALIASES.items():
+        flags.DEFINE_alias(alias, name)
 
 
 def run(arguments: list[str]) -> None:
@@ -27,17 +61,26 @@ def run(arguments: list[str]) -> None:
         raise UserError("no input; name FASTA or FASTQ files, or - for standard input")
 
     import itertools
-    import os
     import pathlib
     import sys
 
     from data_pipeline.reading import expand, read_records
+    from dnallm_jax.scoring import batch, formats, settings
+    from dnallm_jax.scoring.output import choose_calls
+    from dnallm_jax.scoring.progress import Progress
 
-    inputs, target = expand(arguments), flags.FLAGS.output
-    if os.path.isfile(target) and any(
-        os.path.exists(path) and os.path.samefile(path, target) for path in inputs
-    ):
-        raise UserError(f"--output={target} is also an input; choose another name")
+    options = flags.FLAGS.flag_values_dict()
+    given = {name: options[name] for name in flags.FLAGS if flags.FLAGS[name].present}
+    given = {name: value for name, value in given.items() if name not in _ALIASES}
+    inputs = expand(arguments)
+    targets = batch.Targets(
+        options["output"],
+        formats.choose_format(options["output"], options["format"]),
+        options["fasta-out"],
+        options["summary"],
+    )
+    targets.check(inputs, resume=options["resume"])
+    settings.limit_threads(options["threads"])
     # The first record before the network: what is no sequence file is refused in a second.
     records = read_records(inputs, strict=False)
     first = next(records, None)
@@ -47,15 +90,40 @@ def run(arguments: list[str]) -> None:
 
     from dnallm_jax.parallel.execution import choose
     from dnallm_jax.parallel.mesh import make_mesh
-    from dnallm_jax.scoring import bundle, output
+    from dnallm_jax.scoring import bundle
 
     execution, _ = choose()
+    batch_tokens = settings.batch_tokens(options["batch-size"])
     detector = bundle.open_bundle(
-        pathlib.Path(flags.FLAGS.bundle),
+        pathlib.Path(options["bundle"]),
         execution,
         make_mesh(data=-1, fsdp=1),  # each device holds the whole network, so any number will do
-        batch_tokens=flags.FLAGS.batch_tokens,
+        batch_tokens=batch_tokens,
     )
-    rows = output.results(detector, itertools.chain([first], records))
-    count = output.write_tsv(target, rows)
-    print(f"{count:,} records scored", file=sys.stderr)
+    calls = choose_calls(
+        detector,
+        threshold=options["threshold"],
+        false_positive_rate=options["fpr"],
+        prevalence=options["prevalence"],
+        min_length=options["min-length"],
+    )
+    batch.stop_at_once(targets)
+    records = itertools.chain([first], records)
+    with Progress(inputs, quiet=options["quiet"]) as progress:
+        if targets.streamed:
+            tally = batch.score_to_stream(detector, calls, records, targets, progress)
+        else:
+            tally = batch.score_to_files(
+                detector,
+                calls,
+                records,
+                targets,
+                progress,
+                provenance=settings.provenance(
+                    detector, calls, settings.command_line(given, arguments)
+                ),
+                identity=settings.machine(batch_tokens),
+                resume=options["resume"],
+            )
+    if not options["quiet"]:
+        print(tally.told(), file=sys.stderr)

@@ -3,9 +3,13 @@
 import csv
 import gzip
 import io
+import json
 import pathlib
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -23,6 +27,7 @@ RECORDS = [
     ("contig_1", random_bases(300, 4)),
     ('"quoted",ß', random_bases(150, 5) + b"N" * 50),
 ]
+OPTIONS = ("--threads=2", "--batch-size=4096", "--fpr=0.05")
 STATUSES = ["ok", "ok", "short", "ambiguous", "empty", "duplicate_id", "ok"]
 
 
@@ -43,12 +48,27 @@ def scored(
     (folder / "a.fa").write_bytes(fasta(RECORDS[:3]))
     (folder / "b.fa.gz").write_bytes(gzip.compress(fasta(RECORDS[3:])))
     ended = program(
-        "score", f"--bundle={bundle}", "--output=out/scores.tsv", "a.fa", "b.fa.gz", folder=folder
+        *("score", f"--bundle={bundle}", "--output=out/scores.tsv", "--fasta-out=out/viral.fa.gz"),
+        *("--summary=out/summary.html", *OPTIONS, "a.fa", "b.fa.gz"),
+        folder=folder,
     )
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
-    assert ended.stderr == "7 records scored\n"
-    assert [path.name for path in (folder / "out").iterdir()] == ["scores.tsv"]
-    return rows_of((folder / "out" / "scores.tsv").read_text(encoding="utf-8"))
+    rows = rows_of((folder / "out" / "scores.tsv").read_text(encoding="utf-8"))
+    viral = [row["sequence_id"] for row in rows if row["is_virus"] == "1"]
+    assert ended.stderr == (f"7 records (1,761 bases): 5 scored, {len(viral)} called viral\n")
+    names = ["scores.tsv", "scores.tsv.provenance.json", "summary.html", "viral.fa.gz"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == names
+    provenance = json.loads((folder / "out" / names[1]).read_text())
+    assert provenance["bundle"] == json.loads((bundle / "manifest.json").read_text())["sha256"]
+    assert provenance["command"] == (
+        f"python main.py score --batch-size=4096 --bundle={bundle} --fpr=0.05 --threads=2 "
+        "a.fa b.fa.gz"
+    )
+    called = gzip.decompress((folder / "out" / "viral.fa.gz").read_bytes()).decode().splitlines()
+    assert [line for line in called if line.startswith(">")] == [
+        f">{name} about it" for name in viral
+    ]
+    return rows
 
 
 def test_one_row_a_record_in_input_order(scored: list[dict[str, str]]) -> None:
@@ -82,19 +102,67 @@ def test_standard_input_and_eight_devices_give_the_same(
         np.testing.assert_allclose(found, expected, atol=1.1e-4 if name == "strand_gap" else 1e-5)
 
 
-def test_a_reader_that_leaves_is_no_error(
+@pytest.fixture
+def started(
     bundle: pathlib.Path, environment: dict[str, str], tmp_path: pathlib.Path
-) -> None:
+) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a program that scores RECORDS; what still runs at the end is killed."""
     (tmp_path / "a.fa").write_bytes(fasta(RECORDS))
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "main.py", "score", f"--bundle={bundle}", tmp_path / "a.fa"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert process.stdout is not None
+    processes = []
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, ROOT / "main.py", "score", f"--bundle={bundle}", *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                stdin=subprocess.PIPE,
+                cwd=tmp_path,
+                env=environment,
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+def test_a_reader_that_leaves_is_no_error(started: Start) -> None:
+    process = started("a.fa")
     process.stdout.close()  # as `head` does when it has seen enough
     process.stdout = None
     _, told = process.communicate(timeout=200)
-    assert (process.returncode, told) == (141, b"")
+    # By the signal, which a shell tells as 141; on a terminal it is not told at all.
+    assert (process.returncode, told) == (-signal.SIGPIPE, b"")
+
+
+def test_a_run_that_is_interrupted_goes_on(
+    started: Start, tmp_path: pathlib.Path, scored: list[dict[str, str]]
+) -> None:
+    # Standard input is read in blocks of a MiB; the rest of it never comes.
+    padding = b"".join(b">%d %s\n" % (number, b"x" * 600_000) for number in range(2))
+    given = (tmp_path / "a.fa").read_bytes() + padding
+    stopped = started(*OPTIONS, "--output=scores.tsv.gz", "-")
+    stopped.stdin.write(given)
+    stopped.stdin.flush()
+    while not (tmp_path / "scores.tsv.gz.journal").exists():
+        assert stopped.poll() is None
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGINT)
+    _, told = stopped.communicate(timeout=60)
+    assert stopped.returncode == -signal.SIGINT
+    assert told.decode().splitlines()[-1] == (
+        "scores.tsv.gz: stopped; the same command with --resume goes on"
+    )
+    assert not (tmp_path / "scores.tsv.gz").exists()
+    resumed = started(*OPTIONS, "--output=scores.tsv.gz", "--quiet", "--resume", "-")
+    assert resumed.communicate(given, timeout=200) == (b"", b"")
+    with gzip.open(tmp_path / "scores.tsv.gz", "rt", encoding="utf-8") as file:
+        assert rows_of(file.read())[:-2] == scored
+    names = ["scores.tsv.gz", "scores.tsv.gz.provenance.json"]
+    assert sorted(path.name for path in tmp_path.glob("scores*")) == names

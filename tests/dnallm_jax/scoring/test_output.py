@@ -1,10 +1,7 @@
-"""Is there exactly one row a record, in order, and is a file there whole or not at all?"""
+"""Is there exactly one row a record, in order, with the call that was asked for?"""
 
-import contextlib
-import os
-import pathlib
-import threading
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -12,45 +9,27 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
 from data_pipeline.reading import Record
-from dnallm_jax.evaluation.calibration import Calibration
-from dnallm_jax.scoring.bundle import Detector
-from dnallm_jax.scoring.output import COLUMNS, SHORT, Result, results, write_tsv
-from dnallm_jax.scoring.scorer import Scored
+from dnallm_jax.evaluation.calibration import Calibration, at_prevalence
+from dnallm_jax.scoring import parts
+from dnallm_jax.scoring.output import SHORT, Calls, Result, choose_calls
+from dnallm_jax.scoring.parts import cut, score_parts
+from tests.dnallm_jax.scoring.standin import Detector, record
+
+DETECTOR = Detector()
+CALLS = Calls(0.5)
 
 
-class GroupingScorer:
-    """Takes three sequences at a time, as the real one takes megabases; likes A."""
-
-    def score(self, sequences: Iterable[bytes]) -> Iterator[Scored]:
-        group: list[bytes] = []
-        for sequence in sequences:
-            group.append(sequence)
-            if len(group) == 3:
-                yield from map(self.one, group)
-                group = []
-        yield from map(self.one, group)
-
-    @staticmethod
-    def one(sequence: bytes) -> Scored:
-        known = sum(letter in b"ACGTacgt" for letter in sequence)
-        windows = int(bool(sequence))
-        if not known:
-            return Scored(float("nan"), windows, 0.0, float("nan"))
-        return Scored(sequence.count(b"A") - 3.0, windows, known / len(sequence), 0.25)
+def results(records: list[Record], calls: Calls = CALLS) -> list[Result]:
+    return [row for _, rows in score_parts(DETECTOR, calls, cut(records)) for row in rows]
 
 
-DETECTOR = Detector(GroupingScorer(), Calibration(), 0.5, {})  # type: ignore[arg-type]  # a stand-in
-
-
-def record(name: str, bases: bytes) -> Record:
-    return Record(name, "", bases)
-
-
-def expected_status(number: int, records: list[Record]) -> str:
+def expected_status(number: int, records: list[Record], min_length: int) -> str:
     """The definition, without a table of hashes or a queue."""
     bases = records[number].bases
     if not bases:
         return "empty"
+    if len(bases) < min_length:
+        return "short"
     if not set(bases) & set(b"ACGT"):
         return "ambiguous"
     if any(earlier.id == records[number].id for earlier in records[:number]):
@@ -58,22 +37,23 @@ def expected_status(number: int, records: list[Record]) -> str:
     return "short" if len(bases) < 100 else "ok"
 
 
-def faults(records: list[Record], rows: list[Result]) -> list[str]:
+def faults(records: list[Record], rows: list[Result], min_length: int = 0) -> list[str]:
     """What is wrong with the rows for these records."""
     found = []
     if [row.sequence_id for row in rows] != [record.id for record in records]:
         found.append("ids")
     if [row.length for row in rows] != [len(record.bases) for record in records]:
         found.append("lengths")
-    if [row.status for row in rows] != [expected_status(n, records) for n in range(len(records))]:
+    statuses = [expected_status(n, records, min_length) for n in range(len(records))]
+    if [row.status for row in rows] != statuses:
         found.append("statuses")
     for row, of in zip(rows, records, strict=False):
-        scored = bool(set(of.bases) & set(b"ACGT"))
+        scored = bool(set(of.bases) & set(b"ACGT")) and len(of.bases) >= min_length
         wanted = Calibration().apply([of.bases.count(b"A") - 3.0], [100])[0] if scored else None
         if row.virus_score != wanted or row.is_virus != (None if wanted is None else wanted >= 0.5):
             found.append(f"score of {of.id}")
-        if (row.strand_gap is None) == scored:
-            found.append(f"strand gap of {of.id}")
+        if (row.strand_gap is None) == scored or (row.fraction_scored > 0) != scored:
+            found.append(f"share or strand gap of {of.id}")
     return found
 
 
@@ -87,11 +67,12 @@ RECORDS = st.lists(
 )
 
 
-@given(RECORDS)
-def test_one_row_a_record_in_order(records: list[Record]) -> None:
-    rows = list(results(DETECTOR, iter(records)))
-    assert faults(records, rows) == []
-    assert all(len(row.tsv().split("\t")) == len(COLUMNS) for row in rows)
+@given(RECORDS, st.sampled_from([0, 1, 99, 100, 101]), st.sampled_from([1, 150, 10_000]))
+def test_one_row_a_record_in_order(records: list[Record], min_length: int, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "FIRST", size)
+        rows = results(records, Calls(0.5, min_length=min_length))
+    assert faults(records, rows, min_length) == []
 
 
 THREE = [record("a", b"ACGT" * 25), record("b", b""), record("a", b"AAAA" * 30), record("c", b"CC")]
@@ -101,154 +82,136 @@ FAULTY: dict[str, Callable[[list[Result]], list[Result]]] = {
     "sorts by length": lambda rows: sorted(rows, key=lambda row: row.length),
     "one too many": lambda rows: [*rows, rows[-1]],
     "says nothing of duplicates": lambda rows: [
-        Result(**{**{name: getattr(row, name) for name in COLUMNS}, "status": "ok"}) for row in rows
+        dataclasses.replace(row, status="ok") for row in rows
     ],
 }
 
 
 @pytest.mark.parametrize("name", FAULTY)
 def test_the_check_sees_planted_faults(name: str) -> None:
-    rows = list(results(DETECTOR, THREE))
+    rows = results(THREE)
     assert faults(THREE, rows) == []
     assert faults(THREE, FAULTY[name](rows)) != []
 
 
-def test_rows_as_text() -> None:
-    rows = [row.tsv().split("\t") for row in results(DETECTOR, THREE)]
-    assert [dict(zip(COLUMNS, row, strict=True)) for row in rows[:2]] == [
-        {
-            "sequence_id": "a",
-            "length": "100",
-            "virus_score": "1.000000",
-            "is_virus": "1",
-            "n_windows": "1",
-            "fraction_scored": "1.0000",
-            "strand_gap": "0.2500",
-            "status": "ok",
-        },
-        {
-            "sequence_id": "b",
-            "length": "0",
-            "virus_score": "",
-            "is_virus": "",
-            "n_windows": "0",
-            "fraction_scored": "0.0000",
-            "strand_gap": "",
-            "status": "empty",
-        },
-    ]
-    assert [row[-1] for row in rows] == ["ok", "empty", "duplicate_id", "short"]
+def test_statuses() -> None:
+    assert [row.status for row in results(THREE)] == ["ok", "empty", "duplicate_id", "short"]
     assert SHORT == 100
 
 
-def test_rows_come_before_the_input_ends() -> None:
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def test_rows_come_before_the_input_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "FIRST", 1)
     taken = []
 
     def records() -> Iterator[Record]:
-        for number in range(10):
+        for number in range(100):
             taken.append(number)
-            yield record(str(number), b"ACGT")
+            yield record(str(number), b"ACGT" * 1_000)
 
-    next(results(DETECTOR, records()))
-    assert len(taken) == 3
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def written(rows: list[Result]) -> str:
-    return "".join(line + "\n" for line in ("\t".join(COLUMNS), *(row.tsv() for row in rows)))
+    scored = score_parts(DETECTOR, CALLS, cut(records()))
+    next(scored)
+    assert len(taken) < 10
+    assert len(list(scored)) == len(list(cut(records()))) - 1
 
 
-def breaking(rows: list[Result], error: Exception) -> Iterator[Result]:
-    """Some rows, then what a damaged input raises."""
-    yield from rows
-    raise error
+def test_parts_begin_where_the_records_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "FIRST", 200)
+    monkeypatch.setattr(parts, "LARGEST", 1_000)
+    records = [record(str(number), b"ACGT" * (number % 40)) for number in range(100)]
+    found = list(cut(records))
+    assert [r for part in found for r in part.records] == records
+    sizes = [sum(64 + len(r.bases) for r in part.records) for part in found]
+    assert all(200 << n <= size < (200 << n) + 300 for n, size in enumerate(sizes[:3]))
+    assert all(1_000 <= size < 1_300 for size in sizes[3:-1])
+    assert [part.number for part in found] == list(range(len(found)))
+    shorter = list(cut(records[:60]))
+    assert [part.digest for part in shorter[:-1]] == [part.digest for part in found][
+        : len(shorter) - 1
+    ]
 
 
-def test_a_file_is_written_whole(tmp_path: pathlib.Path) -> None:
-    rows = list(results(DETECTOR, [*THREE, record("ß;7", b"ACGT")]))
-    target = tmp_path / "new" / "scores.tsv"
-    assert write_tsv(str(target), iter(rows)) == 5
-    assert target.read_bytes().decode("utf-8") == written(rows)
-    assert write_tsv(str(target), iter(rows[:1])) == 1
-    assert target.read_text() == written(rows[:1])
-    assert [path.name for path in target.parent.iterdir()] == ["scores.tsv"]
+@pytest.mark.parametrize(
+    "changed", [record("x", b"ACGT"), record("b", b"ACGA"), record("b", b"ACGT", "more")], ids=repr
+)
+def test_a_digest_is_of_all_that_is_written(changed: Record) -> None:
+    first, last = record("a", b"ACGT"), record("b", b"ACGT")
+    (part,), (other,) = cut([first, last]), cut([first, changed])
+    assert part.digest != other.digest
 
 
-def test_a_file_appears_when_its_last_row_is_there(tmp_path: pathlib.Path) -> None:
-    target = tmp_path / "scores.tsv"
+def test_what_was_read_before_a_fault_is_scored() -> None:
+    def records() -> Iterator[Record]:
+        for number in range(40):
+            yield record(str(number), b"ACGT" * 2_000)
+        raise UserError("line 7: protein")
 
-    def rows() -> Iterator[Result]:
-        for row in results(DETECTOR, THREE):
-            assert not target.exists()
-            yield row
-
-    write_tsv(str(target), rows())
-    assert target.exists()
-
-
-@pytest.mark.parametrize("error", [UserError("bad"), KeyboardInterrupt(), MemoryError()], ids=repr)
-def test_a_run_that_fails_leaves_nothing(tmp_path: pathlib.Path, error: Exception) -> None:
-    rows = list(results(DETECTOR, THREE))
-    with pytest.raises(type(error)):
-        write_tsv(str(tmp_path / "scores.tsv"), breaking(rows, error))
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "scores.tsv").write_text("of an earlier run")
-    with pytest.raises(type(error)):
-        write_tsv(str(tmp_path / "scores.tsv"), breaking(rows, error))
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["of an earlier run"]
+    found: list[Result] = []
+    scored = score_parts(DETECTOR, CALLS, cut(records()))
+    with pytest.raises(UserError, match="line 7"):
+        found.extend(row for _, rows in scored for row in rows)
+    assert 0 < len(found) < 40  # the records of the part that holds the fault are not
 
 
-def test_places_that_cannot_be_written_are_named(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file" / "scores.tsv"):
-        with pytest.raises(UserError, match=rf"^{path}: cannot be written \(.+\); choose another"):
-            write_tsv(str(path), iter([]))
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+# --- calls ----------------------------------------------------------------------------------------
+
+HELD = Detector(
+    threshold_false_positive_rate=0.01, thresholds={"0.01": 0.5, "0.001": 0.9, "0.0001": None}
+)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_full_disk_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
-        write_tsv("/dev/full", results(DETECTOR, THREE))
+def test_without_wishes_the_bundle_decides() -> None:
+    calls = choose_calls(HELD)
+    assert calls == Calls(0.5, 0.01, 0.5, 0.5, 0)
+    assert choose_calls(DETECTOR) == CALLS
 
 
-def test_a_device_or_a_pipe_stays_what_it_is(tmp_path: pathlib.Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
-    reader.start()
-    rows = list(results(DETECTOR, THREE))
-    assert write_tsv(str(pipe), rows) == 4
-    reader.join()
-    assert read == [written(rows)]
-    assert pipe.is_fifo()
+def test_a_threshold_or_a_rate() -> None:
+    assert choose_calls(HELD, threshold=0.25) == Calls(0.25)
+    assert choose_calls(HELD, false_positive_rate=0.001) == Calls(0.9, 0.001)
+    only = Detector(threshold_false_positive_rate=0.05)
+    assert choose_calls(only, false_positive_rate=0.05) == Calls(0.5, 0.05)
 
 
-# --- standard output ------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        ({"threshold": 0.5, "false_positive_rate": 0.01}, "one of them"),
+        ({"threshold": 1.5}, "between 0 and 1"),
+        ({"prevalence": 0.0}, "between 0 and 1"),
+        ({"min_length": -1}, "--min-length=-1"),
+        ({"false_positive_rate": 0.02}, "the false-positive rates 0.001, 0.01; choose one"),
+        ({"false_positive_rate": 0.0001}, "the false-positive rates 0.001, 0.01; choose one"),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_refused(wish: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        choose_calls(HELD, **wish)
 
 
-@contextlib.contextmanager
-def piped() -> Iterator[int]:
-    """Standard output is a pipe; gives the descriptor of the end that is read."""
-    reading, writing = os.pipe()
-    with open(writing, "w") as file, contextlib.redirect_stdout(file):
-        yield reading
+def test_a_bundle_without_rates_says_so() -> None:
+    with pytest.raises(UserError, match="rates none"):
+        choose_calls(DETECTOR, false_positive_rate=0.01)
 
 
-def test_rows_on_standard_output() -> None:
-    rows = list(results(DETECTOR, THREE))
-    with piped() as reading:
-        assert write_tsv("-", rows) == 4
-    with open(reading, encoding="utf-8") as file:
-        assert file.read() == written(rows)
+RICH = [record(str(number), b"A" * (1 + number) + b"C" * 200) for number in range(6)]
 
 
-def test_a_reader_that_has_gone_ends_the_program() -> None:
-    with piped() as reading:
-        os.close(reading)
-        with pytest.raises(SystemExit) as ended:
-            write_tsv("-", results(DETECTOR, THREE))
-    assert ended.value.code == 141
+def test_another_prevalence_changes_scores_and_no_call() -> None:
+    even, rare = (results(RICH, choose_calls(HELD, prevalence=share)) for share in (None, 0.01))
+    assert [row.is_virus for row in rare] == [row.is_virus for row in even]
+    assert {row.is_virus for row in even} == {False, True}
+    for one, other in zip(even, rare, strict=True):
+        odds = one.virus_score / (1 - one.virus_score) * 0.01 / 0.99
+        assert other.virus_score == pytest.approx(odds / (1 + odds))
+
+
+def test_a_threshold_of_ones_own_is_of_the_scores_reported() -> None:
+    calls = choose_calls(HELD, threshold=0.05, prevalence=0.01)
+    assert calls.threshold == 0.05
+    rows = results(RICH, calls)
+    assert [row.is_virus for row in rows] == [row.virus_score >= 0.05 for row in rows]
+    assert {row.is_virus for row in rows} == {False, True}
+    assert rows[0].virus_score == at_prevalence(results(RICH)[0].virus_score, 0.01)

@@ -1,0 +1,203 @@
+"""How do the scores of a whole input reach their files? Part by part, committed as they come."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from data_pipeline.errors import UserError
+from data_pipeline.reading import Record
+from dnallm_jax.scoring import formats
+from dnallm_jax.scoring.formats import Format
+from dnallm_jax.scoring.journal import Commit, Journal, Output, cannot_be_written
+from dnallm_jax.scoring.output import Calls, Part
+from dnallm_jax.scoring.parts import cut, score_parts
+from dnallm_jax.scoring.progress import Progress
+from dnallm_jax.scoring.tally import Tally
+
+if TYPE_CHECKING:  # which loads JAX
+    from dnallm_jax.scoring.bundle import Detector
+
+STDOUT = "-"
+COMMIT_EVERY = 5.0  # seconds, at least: a commit waits for the disk
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where results go: files, or for rows also "-", a pipe or a device; "" is nowhere."""
+
+    rows: str
+    format: Format
+    fasta: str = ""  # sequences called viral
+    summary: str = ""  # a page
+
+    @property
+    def streamed(self) -> bool:
+        """Whether rows go where nothing can be taken back."""
+        path = self.rows
+        special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+        return path == STDOUT or special
+
+    def check(self, inputs: Iterable[str], *, resume: bool) -> None:
+        """Raises UserError for names that would overwrite each other or an input."""
+        if self.streamed:
+            parquet = self.format.name == formats.PARQUET
+            needs = {
+                "--format=parquet": parquet,
+                "--resume": resume,
+                "--fasta-out": self.fasta,
+                "--summary": self.summary,
+            }
+            for flag, given in needs.items():
+                if given:
+                    raise UserError(f"{flag} needs rows in a file; name it with --output")
+            return
+        known = {os.path.realpath(path): "an input" for path in inputs if os.path.exists(path)}
+        named = {"--output": self.rows, "--fasta-out": self.fasta, "--summary": self.summary}
+        for flag, path in named.items():
+            if path and (other := known.setdefault(os.path.realpath(path), flag)) != flag:
+                raise UserError(f"{flag}={path} is also {other}; choose another name")
+
+    @property
+    def sidecar(self) -> Path:
+        """The file with the provenance of rows that are text."""
+        return Path(self.rows + ".provenance.json")
+
+
+def score_to_files(
+    detector: "Detector",
+    calls: Calls,
+    records: Iterable[Record],
+    targets: Targets,
+    progress: Progress,
+    *,
+    provenance: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    resume: bool,
+) -> Tally:
+    """Scores all records; the targets appear under their names when all is done.
+
+    Args:
+      provenance: how the rows came about, for their readers (`docs/score.md`): plain JSON.
+      identity: what else must be equal for a run to be gone on with: plain JSON.
+
+    Raises:
+      UserError: a target cannot be written; to `resume`, what was left is of another run.
+    """
+    rows, viral = Path(targets.rows), Path(targets.fasta)
+    outputs = [Output(rows, targets.format.head(), targets.format.finisher(provenance))]
+    if targets.fasta:
+        outputs.append(Output(viral, b"", formats.packer(formats.packing_of(targets.fasta))))
+    named = {"format": targets.format.name, "fasta-out": targets.fasta, "summary": targets.summary}
+    with Journal(outputs, {**provenance, **identity, **named}, resume=resume) as journal:
+        tally = Tally(journal.done.tally)
+        progress.skip(tally.total("bases"))
+        behind, committed = (journal.done.parts, journal.done.digest), time.monotonic()
+        for part, results in score_parts(detector, calls, _after(cut(records), journal.done)):
+            journal.write(rows, targets.format.rows(results))
+            if targets.fasta:
+                called = zip(part.records, results, strict=True)
+                journal.write(viral, formats.fasta([r for r, row in called if row.is_virus]))
+            tally.add(results)
+            progress.add(sum(row.length for row in results))
+            behind = (part.number + 1, part.digest)
+            if time.monotonic() - committed >= COMMIT_EVERY:
+                journal.commit(*behind, tally.counts)
+                committed = time.monotonic()
+        if not journal.done.complete:
+            journal.commit(*behind, tally.counts, complete=True)
+        journal.finish(_beside(targets, tally, provenance))
+    return tally
+
+
+def _after(parts: Iterable[Part], done: Commit) -> Iterator[Part]:
+    """The parts that are still to be scored; UserError where those behind have changed."""
+    behind = ""
+    for part in parts:
+        if part.number == done.parts - 1:
+            behind = part.digest
+        elif part.number >= done.parts:
+            if behind != done.digest:
+                break
+            yield part
+    if behind != done.digest:
+        raise UserError(
+            "the inputs are not those of the run that was stopped; give the same files, or leave "
+            "out --resume to begin anew"
+        )
+
+
+def _beside(targets: Targets, tally: Tally, provenance: Mapping[str, Any]) -> dict[Path, bytes]:
+    """The small files that go with the rows."""
+    files = {}
+    if targets.format.name != formats.PARQUET:  # which holds the provenance inside
+        files[targets.sidecar] = (json.dumps(provenance, indent=1) + "\n").encode()
+    if targets.summary:
+        from dnallm_jax.scoring.summary import summary_page
+
+        files[Path(targets.summary)] = summary_page(tally, provenance).encode()
+    return files
+
+
+def score_to_stream(
+    detector: "Detector",
+    calls: Calls,
+    records: Iterable[Record],
+    targets: Targets,
+    progress: Progress,
+) -> Tally:
+    """Scores all records into standard output, a pipe or a device, as rows come.
+
+    UserError where it cannot be written.
+    """
+    tally = Tally()
+    try:
+        with _stream(targets) as stream:
+            stream.write(targets.format.head())
+            for _, results in score_parts(detector, calls, cut(records)):
+                stream.write(targets.format.rows(results))
+                stream.flush()
+                tally.add(results)
+                progress.add(sum(row.length for row in results))
+    except OSError as error:
+        name = "standard output" if targets.rows == STDOUT else targets.rows
+        raise cannot_be_written(name, error) from error
+    return tally
+
+
+def stop_at_once(targets: Targets) -> None:
+    """From here on Ctrl-C, or a reader of standard output that has gone, ends the program at once.
+
+    By the signal itself, as other programs end, and without waiting for what is being computed; the
+    journal is made for that.
+    """
+
+    def interrupted(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if not targets.streamed:
+            print(
+                f"\n{targets.rows}: stopped; the same command with --resume goes on",
+                file=sys.stderr,
+            )
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _stream(targets: Targets) -> Iterator[BinaryIO]:
+    if targets.rows == STDOUT:
+        # A file of its own over the same descriptor, so that nothing is left to be written at exit.
+        with open(sys.stdout.fileno(), "wb", closefd=False) as file:
+            yield file
+    else:
+        with open(targets.rows, "wb") as file, formats.packed(file, targets.format.packing) as sink:
+            yield sink

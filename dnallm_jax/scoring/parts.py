@@ -1,0 +1,71 @@
+"""How is an endless input scored in bounded memory? A part at a time, two of them in flight.
+
+Where parts begin and end follows from the records alone. So a run that was stopped goes on at the
+beginning of a part, and ends with the same bits as one that was never stopped.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from data_pipeline.errors import UserError
+from data_pipeline.reading import Record, SeenIds
+from dnallm_jax.scoring.output import Calls, Part, Result, score_part
+
+if TYPE_CHECKING:  # which loads JAX
+    from dnallm_jax.scoring.bundle import Detector
+
+# Bases of a part, about: small at first, so that the first rows come soon, then twice as much each
+# time. A record is never cut.
+FIRST, LARGEST = 1 << 16, 1 << 20
+_RECORD = 64  # what a record counts for beside its bases, so that empty ones fill a part, too
+_IN_FLIGHT = 2
+
+
+def cut(records: Iterable[Record]) -> Iterator[Part]:
+    """The records in parts. Memory: a part, and 12 to 24 bytes for each record seen (`SeenIds`)."""
+    seen = SeenIds()
+    digest = hashlib.blake2b(digest_size=16)
+    number, room = 0, FIRST
+    part: list[Record] = []
+    repeated: list[bool] = []
+    for record in records:
+        part.append(record)
+        repeated.append(not seen.add(record.id))
+        digest.update(f"{record.id} {record.description}\n{len(record.bases)}\n".encode())
+        digest.update(record.bases)
+        room -= _RECORD + len(record.bases)
+        if room <= 0:
+            yield Part(number, part, repeated, digest.hexdigest())
+            number, part, repeated = number + 1, [], []
+            room = min(FIRST << min(number, 60), LARGEST)
+    if part:
+        yield Part(number, part, repeated, digest.hexdigest())
+
+
+def score_parts(
+    detector: "Detector", calls: Calls, parts: Iterable[Part]
+) -> Iterator[tuple[Part, list[Result]]]:
+    """Each part with its results, in order: while one is computed, the next is read and tokenised.
+
+    A part's results depend on that part alone. What was read before a fault in the input is scored
+    before the fault is raised.
+    """
+    waiting: deque[tuple[Part, Future[list[Result]]]] = deque()
+    fault: UserError | None = None
+    with ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="score") as pool:
+        try:
+            for part in parts:
+                waiting.append((part, pool.submit(score_part, detector, calls, part)))
+                while len(waiting) > _IN_FLIGHT or (waiting and waiting[0][1].done()):
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+        except UserError as error:
+            fault = error
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    if fault:
+        raise fault
