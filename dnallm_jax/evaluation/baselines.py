@@ -12,11 +12,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import threadpoolctl
+from scipy.special import expit
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from data_pipeline import kmers
+from data_pipeline.composition import kmer_features_batch
+from data_pipeline.views import Composition
 
 AMBIGUOUS = 4
 
@@ -61,22 +67,79 @@ class FeatureBaseline:
         return self.classifier.predict_proba(self.features(bases))[:, virus].astype(np.float64)
 
 
+@dataclasses.dataclass
+class MarkovBaseline:
+    """A Markov model of each class: the log-likelihood ratio of a contig, mean of both strands.
+
+    Counts of both strands, one added to each; contigs that differ only in length, not in what they
+    are made of, differ in how sure it is.
+    """
+
+    order: int
+    ratios: np.ndarray | None = None  # float64[4^(order + 1)]: nats for virus of each word's end
+
+    @property
+    def name(self) -> str:
+        return f"order-{self.order} Markov log-likelihood ratio"
+
+    def fit(self, bases: Sequence[np.ndarray], labels: np.ndarray) -> None:
+        counts = np.ones((2, 4 ** (self.order + 1)))
+        for contig, label in zip(bases, labels, strict=True):
+            for strand in self._words(contig):
+                counts[int(label)] += np.bincount(strand, minlength=counts.shape[1])
+        ends = counts.reshape(2, -1, 4)
+        other, viral = np.log(ends / ends.sum(axis=2, keepdims=True)).reshape(2, -1)
+        self.ratios = viral - other
+
+    def predict(self, bases: Sequence[np.ndarray]) -> np.ndarray:
+        if self.ratios is None:
+            raise ValueError("predict before fit")
+        strands = [self._words(contig) for contig in bases]
+        nats = [np.mean([self.ratios[words].sum() for words in both]) for both in strands]
+        return expit(np.array(nats))
+
+    def _words(self, contig: np.ndarray) -> Sequence[np.ndarray]:
+        return kmers.kmers(kmers.base_codes(contig.tobytes()), self.order + 1)
+
+
 def standard_baselines(seed: int = 0) -> list[Baseline]:
     """The baselines that stand beside every result, simplest first; fitted by nobody yet."""
     return [
         FeatureBaseline("majority class", gc_content, DummyClassifier(strategy="prior")),
         FeatureBaseline("GC content", gc_content, logistic(1.0)),
         # The strengths were chosen among powers of ten on validation contigs of real genomes.
-        FeatureBaseline("4-mer logistic regression", kmers(4), logistic(0.1)),
-        FeatureBaseline("6-mer logistic regression", kmers(6), logistic(0.001)),
+        MarkovBaseline(5),
+        FeatureBaseline("4-mer logistic regression", frequencies(4), logistic(0.1)),
+        FeatureBaseline("6-mer logistic regression", frequencies(6), logistic(0.001)),
         FeatureBaseline(
             "4-mer gradient boosting",
-            kmers(4),
+            frequencies(4),
             HistGradientBoostingClassifier(
                 max_iter=100, max_bins=63, early_stopping=False, random_state=seed
             ),
         ),
+        FeatureBaseline("k-mer perceptron", kmer_roots, perceptron(seed)),
+        FeatureBaseline("k-mer and open-frame perceptron", composition_roots, perceptron(seed)),
     ]
+
+
+def perceptron(seed: int) -> Any:
+    """One hidden layer on standardised features, stopped early: few contigs, many features."""
+    network = MLPClassifier(
+        (64,), alpha=1.0, batch_size=128, max_iter=12, early_stopping=False, random_state=seed
+    )
+    return make_pipeline(StandardScaler(), network)
+
+
+def composition_roots(bases: Sequence[np.ndarray]) -> np.ndarray:
+    """float32[N, E]: square roots of what `views.Composition` reads."""
+    (read,) = Composition().read([contig.tobytes() for contig in bases], 0)
+    return np.sqrt(read["features"])
+
+
+def kmer_roots(bases: Sequence[np.ndarray]) -> np.ndarray:
+    """float32[N, 2249]: square roots of what `kmer_features_batch` counts."""
+    return np.sqrt(kmer_features_batch([contig.tobytes() for contig in bases]))
 
 
 def logistic(strength: float) -> Any:
@@ -84,7 +147,7 @@ def logistic(strength: float) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
 
 
-def kmers(k: int) -> Features:
+def frequencies(k: int) -> Features:
     """The features `kmer_frequencies` of one k."""
     return functools.partial(kmer_frequencies, k=k)
 

@@ -11,7 +11,12 @@ from scipy.special import expit
 from data_pipeline.contigs import Contigs
 from data_pipeline.errors import UserError
 from dnallm_jax.evaluation.baselines import standard_baselines
-from dnallm_jax.evaluation.metrics import evaluate_predictions, paired_difference
+from dnallm_jax.evaluation.metrics import (
+    called_viral_by,
+    evaluate_predictions,
+    length_bins,
+    paired_difference,
+)
 from dnallm_jax.evaluation.report import write_report
 from dnallm_jax.evaluation.thresholds import missing
 
@@ -77,6 +82,7 @@ def evaluate(
         "model_minus_baseline_auroc": {
             name: entry["difference"] for name, entry in baselines.items()
         },
+        "called_viral_by_genus": _called_viral(table, threshold),
         "pretraining": json.loads(pretraining.read_text()) if pretraining.exists() else None,
         "bundle": {key: value for key, value in manifest.items() if key != "files"},
     }
@@ -142,6 +148,22 @@ def _beside(table: Mapping[str, np.ndarray], scores: np.ndarray) -> dict[str, An
         )
         if both
         else missing("contigs of one class only"),
+    }
+
+
+def _called_viral(table: Mapping[str, np.ndarray], threshold: float) -> dict[str, Any]:
+    """By length, the share of the contigs of each genus that are called though not viral."""
+    if "genus" not in table:
+        return {}
+    known = (table["genus"] != "-") & (table["label"] == 0)
+    return {
+        length: called_viral_by(
+            {name: column[known & chosen] for name, column in table.items()},
+            "genus",
+            threshold=threshold,
+        )
+        for length, chosen in length_bins(table["length"]).items()
+        if (known & chosen).any()
     }
 
 

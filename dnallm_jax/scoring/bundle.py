@@ -24,6 +24,8 @@ from dnallm_jax.scoring.scorer import Scored, Scorer
 from dnallm_jax.training.checkpoints import Damaged, load_bundle, read_manifest, save_bundle
 
 FORMAT = 2
+FALSE_POSITIVE_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+"""A bundle holds a threshold for each of these that its validation contigs can support."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def predict(
     if isinstance(scorer, JointScorer):
         for place, name in enumerate(scorer.names):
             table[f"logit_{name}"] = np.array([s.members[place] for s in scored])
-    for name in ("group", "cluster", "family", "novelty", "organism"):
+    for name in ("group", "cluster", "family", "genus", "novelty", "organism"):
         table[name] = np.array([record[name].decode() for record in records])
     table["cluster"] = np.where(table["cluster"] == "-", table["sequence_id"], table["cluster"])
     return table
@@ -166,9 +168,11 @@ def write_bundle(
     table["logit"] = joint.apply(logits[scored], table["length"])
     fitted = calibration.fit(table["logit"], table["label"], table["length"])
     table["score"] = fitted.apply(table["logit"], table["length"])
-    threshold = threshold_at_false_positive_rate(
-        table["label"], table["score"], false_positive_rate
-    )
+    thresholds = {
+        rate: threshold_at_false_positive_rate(table["label"], table["score"], rate)
+        for rate in sorted({*FALSE_POSITIVE_RATES, false_positive_rate})
+    }
+    threshold = thresholds[false_positive_rate]
     chosen = 0.5 if threshold is None else threshold
     evaluation = metrics.evaluate_predictions(table, threshold=chosen)
     shapes = {
@@ -189,6 +193,9 @@ def write_bundle(
             "calibration": fitted.as_dict(),
             "threshold": chosen,
             "threshold_false_positive_rate": None if threshold is None else false_positive_rate,
+            "thresholds": {
+                f"{rate:g}": score for rate, score in thresholds.items() if score is not None
+            },
             "validation": evaluation["overall"],
             **provenance,
         },

@@ -13,7 +13,7 @@ import pytest
 from data_pipeline.contigs import Contigs
 from data_pipeline.errors import UserError
 from dnallm_jax.evaluation import evaluating
-from dnallm_jax.evaluation.baselines import FeatureBaseline, gc_content, kmers, logistic
+from dnallm_jax.evaluation.baselines import FeatureBaseline, frequencies, gc_content, logistic
 from dnallm_jax.evaluation.metrics import evaluate_predictions, paired_difference
 from dnallm_jax.evaluation.truth import compare
 from tests.dnallm_jax.bundles import random_bases, reading, write_contigs
@@ -75,7 +75,7 @@ def few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two baselines that are fitted in no time."""
     found = [
         FeatureBaseline("GC content", gc_content, logistic(1.0)),
-        FeatureBaseline("3-mer logistic regression", kmers(3), logistic(0.1)),
+        FeatureBaseline("3-mer logistic regression", frequencies(3), logistic(0.1)),
     ]
     monkeypatch.setattr(evaluating, "standard_baselines", lambda: copy.deepcopy(found))
 
