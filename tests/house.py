@@ -123,6 +123,8 @@ def imports_of(path: str, module: ast.Module) -> Iterator[Import]:
         elif isinstance(node, ast.Call) and name_called(node) in ("import_module", "__import__"):
             yield Import(path, node.lineno, leading_text(node.args[0]), lazy)
         inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            inside = True  # never imported, only read by the type checker
         for child in ast.iter_child_nodes(node):
             yield from visit(child, inside)
 

@@ -49,7 +49,11 @@ SOUND = {
             importlib.import_module(f"dnallm_jax.commands.{command}").main()
         """,
     "configs/tiny.py": "from ml_collections import ConfigDict\nimport math",
-    "dnallm_jax/__init__.py": "__version__ = '1'",
+    "dnallm_jax/__init__.py": """
+        from typing import TYPE_CHECKING
+        if TYPE_CHECKING:
+            from dnallm_jax.training import loop
+        """,
     "dnallm_jax/config.py": "from data_pipeline import errors",
     "dnallm_jax/model/gpt.py": "import jax\nfrom flax import nnx\nfrom . import attention",
     "dnallm_jax/model/attention.py": "import math",

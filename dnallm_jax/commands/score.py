@@ -61,12 +61,10 @@ def run(arguments: list[str]) -> None:
         raise UserError("no input; name FASTA or FASTQ files, or - for standard input")
 
     import itertools
-    import pathlib
     import sys
 
     from data_pipeline.reading import expand, read_records
     from dnallm_jax.scoring import batch, formats, settings
-    from dnallm_jax.scoring.output import choose_calls
     from dnallm_jax.scoring.progress import Progress
 
     options = flags.FLAGS.flag_values_dict()
@@ -88,41 +86,33 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"{', '.join(arguments)}: no records; check that this is the right input")
     common.start_devices()
 
-    from dnallm_jax.parallel.execution import choose
-    from dnallm_jax.parallel.mesh import make_mesh
-    from dnallm_jax.scoring import bundle
+    from dnallm_jax.scoring.detector import Detector
 
-    execution, _ = choose()
-    batch_tokens = settings.batch_tokens(options["batch-size"])
-    detector = bundle.open_bundle(
-        pathlib.Path(options["bundle"]),
-        execution,
-        make_mesh(data=-1, fsdp=1),  # each device holds the whole network, so any number will do
-        batch_tokens=batch_tokens,
-    )
-    calls = choose_calls(
-        detector,
+    detector = Detector.load(
+        options["bundle"],
         threshold=options["threshold"],
         false_positive_rate=options["fpr"],
         prevalence=options["prevalence"],
         min_length=options["min-length"],
+        batch_size=options["batch-size"],
     )
     batch.stop_at_once(targets)
     records = itertools.chain([first], records)
     with Progress(inputs, quiet=options["quiet"]) as progress:
         if targets.streamed:
-            tally = batch.score_to_stream(detector, calls, records, targets, progress)
+            tally = batch.score_to_stream(
+                detector.bundle, detector.calls, records, targets, progress
+            )
         else:
+            command = settings.command_line(given, arguments)
             tally = batch.score_to_files(
-                detector,
-                calls,
+                detector.bundle,
+                detector.calls,
                 records,
                 targets,
                 progress,
-                provenance=settings.provenance(
-                    detector, calls, settings.command_line(given, arguments)
-                ),
-                identity=settings.machine(batch_tokens),
+                provenance=settings.provenance(detector.bundle, detector.calls, command),
+                identity=settings.machine(detector.batch_tokens),
                 resume=options["resume"],
             )
     if not options["quiet"]:

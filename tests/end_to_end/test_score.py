@@ -102,6 +102,33 @@ def test_standard_input_and_eight_devices_give_the_same(
         np.testing.assert_allclose(found, expected, atol=1.1e-4 if name == "strand_gap" else 1e-5)
 
 
+API = """
+from data_pipeline.reading import read_records
+from dnallm_jax import Detector
+from dnallm_jax.scoring.formats import tsv_line
+detector = Detector.load({bundle!r}, false_positive_rate=0.05, batch_size="4096")
+records = read_records(["a.fa"], strict=False)
+print("".join(map(tsv_line, detector.score(records))), end="")
+"""
+
+
+def test_the_python_api_says_what_the_command_says(
+    bundle: pathlib.Path,
+    environment: dict[str, str],
+    tmp_path: pathlib.Path,
+    scored: list[dict[str, str]],
+) -> None:
+    (tmp_path / "a.fa").write_bytes(fasta(RECORDS))
+    ended = subprocess.run(
+        [sys.executable, "-c", API.format(bundle=str(bundle))],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT), "NPROC": "2"},
+        check=True,
+        capture_output=True,
+    )
+    assert ended.stdout.decode().splitlines() == ["\t".join(row.values()) for row in scored]
+
+
 @pytest.fixture
 def started(
     bundle: pathlib.Path, environment: dict[str, str], tmp_path: pathlib.Path
