@@ -21,7 +21,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.labels import Labels, read_labels
 from data_pipeline.overlap import overlap
 from data_pipeline.reading import expand, read_records
-from data_pipeline.survey import Measured, summary, survey
+from data_pipeline.records import Measured
+from data_pipeline.survey import summary, survey
 
 CODE_VERSION = 1  # raise it when the same sources and options give other records
 POINTER = "contigs.json"
@@ -263,7 +264,7 @@ def _build(
             shards=max(_shard_numbers(record.length for record in records)) + 1,
         )
         for split, records in own.items()
-        if records
+        if len(records)
     }
     config = ContigsConfig(name=f"contigs-{fingerprint[:16]}", plan=plan, labels=labels)
     folder = os.path.join(data_dir, LabelledContigs.name, config.name, str(LabelledContigs.VERSION))
@@ -272,7 +273,7 @@ def _build(
         builder = LabelledContigs(config=config, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare(download_dir=downloads)
     for split in plan:
-        wanted = Counter(records=len(own[split]), bases=sum(r.length for r in own[split]))
+        wanted = Counter(records=len(own[split]), bases=own[split].bases)
         written, stored = builder.written[split], builder.info.splits[split].num_examples
         if any(written[key] != wanted[key] for key in wanted) or stored != wanted["records"]:
             raise RuntimeError(

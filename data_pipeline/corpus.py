@@ -21,8 +21,9 @@ from data_pipeline.errors import UserError
 from data_pipeline.overlap import overlap
 from data_pipeline.pieces import BLOCK_BASES, SplitPlan
 from data_pipeline.reading import expand
-from data_pipeline.rows import RowFormat, RowSource
-from data_pipeline.survey import Measured, chosen, read_table, summary, survey, write_table
+from data_pipeline.records import Measured, Records
+from data_pipeline.rows import RowFormat, RowSource, StoredRows
+from data_pipeline.survey import chosen, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
 from data_pipeline.writing import CorpusConfig, PackedCorpus
 
@@ -94,9 +95,8 @@ class Corpus:
         if split not in self.splits:
             known = ", ".join(self.splits)
             raise UserError(f"{self.data_dir}: the corpus has no split {split!r}, only {known}")
-        raw = tfds.builder_from_directory(self.folder).as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        stored = tfds.builder_from_directory(self.folder).info.splits[split]
+        raw = StoredRows([str(path) for path in stored.filepaths], stored.shard_lengths)
         weight = self.manifest["options"].get("soft_mask_weight", 1.0) if split == "train" else 1.0
         return RowSource(raw, self.tokenizer, weight)
 
@@ -190,7 +190,7 @@ def _build(
     )
     leakage = overlap(found, paths, lambda record: record.group)
     records = {"train": found.of("train")}
-    if validation := found.of("validation"):
+    if len(validation := found.of("validation")):
         records["validation"] = validation
     tokenizer = (
         _learned(paths["train"], records["train"], options.tokenizer["vocab_size"])
@@ -244,40 +244,40 @@ def _excluded(record: Measured, words: Sequence[str]) -> str:
     return next((word for word in words if word in own), "")
 
 
-def _learned(files: Sequence[str], records: list[Measured], vocab_size: int) -> Tokenizer:
+def _learned(files: Sequence[str], records: Records, vocab_size: int) -> Tokenizer:
     """Byte-pair encoding learned from these records."""
-    stretches = chosen(files, {record.id for record in records}, BLOCK_BASES)
-    letters = sum(record.length for record in records)
-    return bpe.train((stretch.bases for stretch in stretches), letters, vocab_size)
+    stretches = chosen(files, records.ids, BLOCK_BASES)
+    return bpe.train((stretch.bases for stretch in stretches), records.bases, vocab_size)
 
 
 def _plan(
-    records: Sequence[Measured],
+    records: Records,
     files: Sequence[str],
     tokenizer: Tokenizer,
     row_length: int,
     phases: int,
     wrap_circular: bool,
 ) -> SplitPlan:
-    place = {file: number for number, file in enumerate(files)}
-    of_file = np.array([place[record.source] for record in records])
-    lengths = np.array([record.length for record in records])
-    letters = np.array(
-        [
-            np.bincount(of_file, np.maximum(lengths - phase, 0), len(files))
-            for phase in range(phases)
-        ]
-    ).astype(np.int64)
+    numbers = {file: number for number, file in enumerate(files)}
+    place = np.array([numbers.get(name, -1) for name in records.names["source"]])
+    letters = np.zeros((phases, len(files)), np.int64)
+    count = np.zeros(len(files), np.int64)
+    for part in records.parts():
+        of_file, lengths = place[part.column("source")], part.column("length").astype(np.int64)
+        count += np.bincount(of_file, minlength=len(files))
+        for phase, own in enumerate(letters):
+            own += np.bincount(of_file, np.maximum(lengths - phase, 0), len(files)).astype(np.int64)
     # An ambiguous letter costs about a token of its own, whatever the tokenizer.
-    tokens = letters.sum() / int(tokenizer.token_lengths.max()) + sum(r.ambiguous for r in records)
+    tokens = letters.sum() / int(tokenizer.token_lengths.max())
+    tokens += int(records.column("ambiguous").sum())
     rows = tokens / row_length
     shard_rows = min(max(LEAST_SHARD_ROWS, rows / USUAL_SHARDS), MOST_SHARD_ROWS)
     shards = max(rows / shard_rows, tokens / SHARD_TOKENS)
     return SplitPlan(
         files=tuple(files),
-        records=tuple(np.bincount(of_file, minlength=len(files)).tolist()),
+        records=tuple(count.tolist()),
         letters=tuple(tuple(own) for own in letters.tolist()),
-        ids=frozenset(record.id for record in records),
+        ids=records.ids,
         # No shard may come out empty, so none is narrower than a block.
         shards=max(min(int(np.ceil(shards)), int(letters.sum()) // BLOCK_BASES), 1),
         wrap_circular=wrap_circular,

@@ -1,10 +1,11 @@
-"""Does the same id, or the same sequence, occur where it may occur only once?"""
+"""Does the same id, or the same sequence, occur in two splits?"""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 
 from data_pipeline.errors import UserError
+from data_pipeline.records import Measured, Records
 from data_pipeline.tokenizers import reverse_complement
 
 _STEP = 1 << 17  # letters hashed at once
@@ -71,28 +72,35 @@ _POWERS = _powers()
 _BACKWARD_POWERS = _POWERS[::-1].copy()  # so that the other strand need not be turned round
 
 
-@dataclass
-class SeenRecords:
-    """Every record met so far, by id and by sequence; memory about 500 bytes a record."""
-
-    _sources: dict[str, str] = field(default_factory=dict)  # id -> file
-    _first: dict[tuple[int, ...], tuple[str, str]] = field(default_factory=dict)  # -> id, split
-
-    def add_id(self, record_id: str, source: str) -> None:
-        """Raises UserError when the id was met before, in this file or another."""
-        first = self._sources.setdefault(record_id, source)
-        if first != source:
+def refuse_shared_ids(records: Records) -> None:
+    """Raises UserError when an id occurs in two splits."""
+    for first, record in _shared(records, records.column("id")):
+        if first.id == record.id:
             raise UserError(
-                f"{source}: record {record_id}: the id is also that of a record in {first}; ids "
-                "must be unique over all splits, so rename one or leave it out"
+                f"{record.source}: record {record.id}: the id is also that of a record in "
+                f"{first.source}; ids must be unique over all splits, so rename one or leave it out"
             )
 
-    def add_sequence(self, record_id: str, split: str, sequence: tuple[int, ...]) -> None:
-        """Raises UserError when the sequence, or its reverse complement, is in another split."""
-        first_id, first_split = self._first.setdefault(sequence, (record_id, split))
-        if first_split != split:
+
+def refuse_shared_sequences(records: Records) -> None:
+    """Raises UserError when a sequence, or its reverse complement, occurs in two splits."""
+    some = records.column("hash0").astype(np.uint64) << np.uint64(32) | records.column("hash1")
+    for first, record in _shared(records, some):
+        if first.sequence == record.sequence:
             raise UserError(
-                f"{self._sources[record_id]}: record {record_id} ({split}) is the same sequence or "
-                f"reverse complement as record {first_id} ({first_split}) in "
-                f"{self._sources[first_id]}; leave one of them out"
+                f"{record.source}: record {record.id} ({record.split}) is the same sequence or "
+                f"reverse complement as record {first.id} ({first.split}) in {first.source}; "
+                "leave one of them out"
             )
+
+
+def _shared(records: Records, keys: np.ndarray) -> Iterator[tuple[Measured, Measured]]:
+    """Records of equal key in different splits: the first of that key, and a later one."""
+    if len(records.names["split"]) < 2:
+        return
+    order = keys.argsort(kind="stable")
+    begins = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
+    firsts = np.repeat(order[begins], np.diff(begins, append=len(order)))
+    split = records.column("split")
+    for place in np.flatnonzero(split[order] != split[firsts]).tolist():
+        yield records[int(firsts[place])], records[int(order[place])]

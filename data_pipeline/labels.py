@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from data_pipeline.errors import UserError
-from data_pipeline.survey import Measured, header
+from data_pipeline.records import Measured
+from data_pipeline.survey import header
 
 ID_COLUMNS = ("contig", "record", "sequence_id", "id")  # the first of them that the table has
 LABEL_COLUMN = "label"

@@ -13,7 +13,8 @@ from typing import Any
 from data_pipeline import splits
 from data_pipeline.errors import UserError
 from data_pipeline.reading import Record
-from data_pipeline.survey import Measured, Survey, chosen
+from data_pipeline.records import IdSet, Measured
+from data_pipeline.survey import Survey, chosen
 
 LONGEST_SHARED_GENE = 12_000  # bases; ribosomal RNA operons take 5,000 to 9,000
 MOST_COPIED = 0.05  # of the k-mers of a split
@@ -33,11 +34,11 @@ def overlap(
 
     Raises UserError for a split of near-copies, naming one and the train record it is nearest to.
     """
-    held_out = [split for split in ("validation", "test") if found.of(split)]
+    held_out = [split for split in ("validation", "test") if len(found.of(split))]
     if not held_out:
         return {}
-    train = files["train"], {record.id for record in found.of("train")}
-    letters = sum(record.length for record in found.of("train"))
+    train = files["train"], found.of("train").ids
+    letters = found.of("train").bases
     seen = splits.kmer_set(_stretches(*train), letters=letters, max_hashes=MAX_HASHES)
     tables = {}
     for split in held_out:
@@ -62,13 +63,13 @@ def overlap(
     return tables
 
 
-def _whole(paths: Sequence[str], ids: Collection[str]) -> Iterator[Record]:
+def _whole(paths: Sequence[str], ids: Collection[str] | IdSet) -> Iterator[Record]:
     """The records with these ids."""
     for stretch in chosen(paths, ids, 1 << 62):
         yield Record(stretch.record_id, "", stretch.bases)
 
 
-def _stretches(paths: Sequence[str], ids: Collection[str]) -> Iterator[Record]:
+def _stretches(paths: Sequence[str], ids: Collection[str] | IdSet) -> Iterator[Record]:
     """The records with these ids in stretches that lose no k-mer."""
     before = b""
     for stretch in chosen(paths, ids, _STRETCH):

@@ -13,12 +13,13 @@ record of any length costs the memory of a block.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from data_pipeline.packing import Piece
+from data_pipeline.records import IdSet
 from data_pipeline.survey import Stretch, chosen
 from data_pipeline.tokenizers import Tokenizer
 
@@ -34,7 +35,7 @@ class SplitPlan:
     files: tuple[str, ...]
     records: tuple[int, ...]  # of each file, how many go in
     letters: tuple[tuple[int, ...], ...]  # of each phase and file, how many are tokenised
-    ids: Collection[str]  # of those records; the others of the files are left out
+    ids: IdSet  # of those records; the others of the files are left out
     shards: int
     wrap_circular: bool = False
 

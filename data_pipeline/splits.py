@@ -219,7 +219,14 @@ def _hashes(codes: np.ndarray, level: int) -> np.ndarray:
         forward, backward = kmers.kmers(piece, K)
         hashes = _mix(np.minimum(forward, backward))
         kept.append(hashes if level == 0 else hashes[hashes >> np.uint64(64 - level) == 0])
-    return np.unique(np.concatenate(kept)) if kept else np.zeros(0, np.uint64)
+    return _sorted_distinct(kept)
+
+
+def _sorted_distinct(parts: list[np.ndarray]) -> np.ndarray:
+    """uint64: what `np.unique` gives of all parts, in a fraction of its time."""
+    values = np.concatenate([*parts, np.zeros(0, np.uint64)])
+    values.sort()
+    return values[np.append(values[1:] != values[:-1], np.ones(len(values[:1]), bool))]
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -364,7 +371,7 @@ def _distinct(records: Iterable["Record"], max_hashes: int, level: int) -> tuple
 
 def _merged(parts: list[np.ndarray], level: int, max_hashes: int) -> tuple[int, np.ndarray]:
     """The union of sorted hashes at `level`, or the first above it where they fit `max_hashes`."""
-    merged = np.unique(np.concatenate([*parts, np.zeros(0, np.uint64)]))
+    merged = _sorted_distinct(parts)
     while _below(merged, level) > max_hashes:
         level += 1
     return level, merged[: _below(merged, level)].copy()

@@ -3,16 +3,16 @@
 import dataclasses
 import gzip
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipeline import splits
-from data_pipeline.duplicates import SeenRecords, StrandlessHash
+from data_pipeline.duplicates import StrandlessHash, refuse_shared_ids, refuse_shared_sequences
 from data_pipeline.errors import UserError
 from data_pipeline.reading import fields, read_blocks, read_records
+from data_pipeline.records import Collected, IdSet, Measured, Records
 from data_pipeline.tokenizers import C, G, N, Nucleotide
 
 _STEP = 1 << 17  # letters measured at once, so that they stay in a processor's cache
@@ -20,22 +20,6 @@ TABLE_COLUMNS = (
     *("id", "length", "split", "cluster", "group", "source"),
     *("ambiguous", "gc", "description"),
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Measured:
-    """A record, all but its bases."""
-
-    id: str
-    length: int
-    ambiguous: int  # letters that are not A, C, G or T
-    gc: int  # letters G and C
-    description: str
-    source: str  # the file, as it was named
-    sequence: tuple[int, ...]  # hash of the bases, the same for both strands
-    split: str = ""
-    cluster: str = "-"
-    group: str = "-"
 
 
 def header(record: Measured) -> Mapping[str, str]:
@@ -47,12 +31,12 @@ def header(record: Measured) -> Mapping[str, str]:
 class Survey:
     """The records that go in, in the order of the sources, and a count of those left out."""
 
-    records: list[Measured]
+    records: Records
     left_out: dict[str, dict[str, int]]  # reason -> records, bases
 
-    def of(self, split: str) -> list[Measured]:
+    def of(self, split: str) -> Records:
         """The records of one split."""
-        return [record for record in self.records if record.split == split]
+        return self.records.of(split)
 
 
 def survey(
@@ -76,20 +60,18 @@ def survey(
     complement) that occurs in two splits, a split in which nothing remains, and, if a validation
     part is asked for, for a record without a cluster and for records that are all in one cluster.
     """
-    seen = SeenRecords()
     left_out: dict[str, dict[str, int]] = {}
-    records: list[Measured] = []
+    collected = Collected()
     for split, files in inputs.items():
         bases = 0
         for record in measured(files):
-            seen.add_id(record.id, record.source)
             known = metadata(record)
             if reason := leave_out(record):
                 counts = left_out.setdefault(reason, {"records": 0, "bases": 0})
                 counts["records"] += 1
                 counts["bases"] += record.length
                 continue
-            records.append(
+            collected.add(
                 dataclasses.replace(
                     record,
                     split=split,
@@ -105,10 +87,11 @@ def survey(
                 f"{', '.join(files)}: every record is left out ({', '.join(left_out)}), so nothing "
                 f"remains for {split}"
             )
+    records = collected.records()
+    refuse_shared_ids(records)
     if validation_fraction:
         records = _divided(records, inputs["train"], cluster_key, validation_fraction, seed)
-    for record in records:
-        seen.add_sequence(record.id, record.split, record.sequence)
+    refuse_shared_sequences(records)
     return Survey(records, left_out)
 
 
@@ -147,7 +130,7 @@ class Stretch(NamedTuple):
 
 def chosen(
     files: Sequence[str],
-    ids: Collection[str],
+    ids: Collection[str] | IdSet,
     size: int,
     *,
     skip: int = 0,
@@ -160,7 +143,7 @@ def chosen(
     """
     remaining = len(ids) if records is None else records
     held, start = b"", 0
-    for block in read_blocks(files):
+    for block in read_blocks(files, strict=False):  # the first pass has checked them
         if block.id not in ids:
             continue
         if block.start == 0:
@@ -178,20 +161,26 @@ def chosen(
             return
 
 
-def summary(records: Sequence[Measured]) -> dict[str, Any]:
+def summary(records: Records) -> dict[str, Any]:
     """JSON-able counts of some records: how many, bases, clusters, share of N, GC, groups."""
-    bases = sum(record.length for record in records)
-    ambiguous = sum(record.ambiguous for record in records)
-    groups: dict[str, Counter[str]] = {}
-    for record in records:
-        groups.setdefault(record.group, Counter()).update(records=1, bases=record.length)
+    names = records.names["group"]
+    count, bases = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
+    for part in records.parts():
+        group = part.column("group")
+        count += np.bincount(group, minlength=len(names))
+        bases += np.bincount(group, part.column("length"), len(names)).astype(np.int64)
+    ambiguous, gc = (int(records.column(name).sum()) for name in ("ambiguous", "gc"))
+    clusters = {records.names["cluster"][place] for place in np.unique(records.column("cluster"))}
     return {
         "records": len(records),
-        "bases": bases,
-        "clusters": len({record.cluster for record in records} - {"-"}) or None,
-        "n_share": ambiguous / bases,
-        "gc": sum(record.gc for record in records) / max(bases - ambiguous, 1),
-        "groups": {name: dict(counts) for name, counts in sorted(groups.items())},
+        "bases": records.bases,
+        "clusters": len(clusters - {"-"}) or None,
+        "n_share": ambiguous / records.bases,
+        "gc": gc / max(records.bases - ambiguous, 1),
+        "groups": {
+            names[place]: {"records": int(count[place]), "bases": int(bases[place])}
+            for place in sorted(np.flatnonzero(count).tolist(), key=names.__getitem__)
+        },
     }
 
 
@@ -215,29 +204,32 @@ def read_table(path: str) -> Iterator[dict[str, str]]:
 
 
 def _divided(
-    records: list[Measured], files: Sequence[str], cluster_key: str, fraction: float, seed: int
-) -> list[Measured]:
+    records: Records, files: Sequence[str], cluster_key: str, fraction: float, seed: int
+) -> Records:
     """The same records, those of "train" with clusters, and some of them put into "validation"."""
-    sizes = {record.id: record.length for record in records if record.split == "train"}
-    if cluster_key:
-        clusters = {record.id: record.cluster for record in records if record.split == "train"}
-        unnamed = next((record for record in records if clusters.get(record.id) == "-"), None)
-        if unnamed is not None:
-            raise UserError(
-                f"{unnamed.source}: record {unnamed.id} has no {cluster_key}, which decides the "
-                'side it goes to; name it, or set cluster_key to "" to find clusters by k-mers'
-            )
-    else:
-        clusters = splits.cluster(r for r in read_records(files) if r.id in sizes)
-    side = splits.assign(clusters, sizes, fraction, seed)
+    if not cluster_key:
+        ids = records.of("train").ids
+        found = splits.cluster(record for record in read_records(files) if record.id in ids)
+        records = records.renamed(
+            "cluster", (found[r.id] if r.split == "train" else r.cluster for r in records)
+        )
+    train = records.of("train")
+    names, place = records.names["cluster"], train.column("cluster")
+    if cluster_key and "-" in names and (unnamed := place == names.index("-")).any():
+        record = train[int(unnamed.argmax())]
+        raise UserError(
+            f"{record.source}: record {record.id} has no {cluster_key}, which decides the "
+            'side it goes to; name it, or set cluster_key to "" to find clusters by k-mers'
+        )
+    bases = np.bincount(place, train.column("length"), len(names))
+    sizes = {names[cluster]: int(bases[cluster]) for cluster in np.unique(place).tolist()}
+    side = splits.assign({name: name for name in sizes}, sizes, fraction, seed)
     if set(side.values()) != {"train", "validation"}:
         raise UserError(
-            f"validation_fraction is {fraction}, but all {len(sizes)} records are in one cluster, "
+            f"validation_fraction is {fraction}, but all {len(train)} records are in one cluster, "
             "which cannot be divided; give other sequences for validation"
         )
-    return [
-        dataclasses.replace(r, cluster=clusters[r.id], split=side[clusters[r.id]])
-        if r.split == "train"
-        else r
-        for r in records
-    ]
+    pairs = zip(records.words("split"), records.words("cluster"), strict=True)
+    return records.renamed(
+        "split", (side[cluster] if split == "train" else split for split, cluster in pairs)
+    )

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline import duplicates
-from data_pipeline.duplicates import SeenRecords, StrandlessHash
+from data_pipeline.duplicates import StrandlessHash
 from data_pipeline.errors import UserError
+from data_pipeline.records import Collected, Measured, Records
 from data_pipeline.tokenizers import reverse_complement
 
 dna = st.text("ACGTRYSWKMBDHVNacgtn", max_size=50).map(str.encode)
@@ -52,16 +53,24 @@ def test_planted_fault_a_hash_without_the_other_strand(monkeypatch: pytest.Monke
     assert hashed(b"AACCC") != hashed(b"GGGTT")
 
 
-def test_seen_records_name_both() -> None:
-    seen = SeenRecords()
-    seen.add_id("a", "one.fa")
-    seen.add_id("b", "two.fa")
-    with pytest.raises(UserError, match=r"two.fa: record a: .* in one.fa"):
-        seen.add_id("a", "two.fa")
-    seen.add_sequence("a", "train", hashed(b"ACCC"))
-    seen.add_sequence("b", "train", hashed(b"ACCC"))  # twice in one split is no leak
-    seen.add_id("c", "three.fa")
+def records(*rows: tuple[str, str, str, bytes]) -> Records:
+    """Of id, file, split and bases."""
+    collected = Collected()
+    for name, source, split, bases in rows:
+        collected.add(Measured(name, len(bases), 0, 0, "", source, hashed(bases), split))
+    return collected.records()
+
+
+def test_what_two_splits_share_is_named_in_both() -> None:
+    twice = ("a", "one.fa", "train", b"AC"), ("b", "one.fa", "train", b"AC")
+    fine = records(*twice, ("c", "two.fa", "test", b"ACG"), ("d", "two.fa", "test", b"ACG"))
+    duplicates.refuse_shared_ids(fine)
+    duplicates.refuse_shared_sequences(fine)  # twice in one split is no leak
+    same_id = records(*twice, ("b", "two.fa", "test", b"ACG"))
+    with pytest.raises(UserError, match=r"two.fa: record b: .* in one.fa"):
+        duplicates.refuse_shared_ids(same_id)
+    same_bases = records(*twice, ("c", "three.fa", "test", b"GT"))
     with pytest.raises(
         UserError, match=r"three.fa: record c \(test\) .* record a \(train\) in one"
     ):
-        seen.add_sequence("c", "test", hashed(b"GGGT"))
+        duplicates.refuse_shared_sequences(same_bases)

@@ -6,7 +6,8 @@ import pytest
 
 from data_pipeline.errors import UserError
 from data_pipeline.labels import Labels, read_labels
-from data_pipeline.survey import Measured, measured
+from data_pipeline.records import Measured
+from data_pipeline.survey import measured
 
 
 def records(path: pathlib.Path, *headers: str) -> list[Measured]:
