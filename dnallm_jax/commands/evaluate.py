@@ -3,7 +3,7 @@
 Scores the labelled contigs of a split (DIR/data/contigs; validation unless named) with a bundle
 (DIR/bundle unless named) and writes DIR/evaluation/SPLIT: metrics.json, predictions.tsv and
 report.html (one file, with pictures), beside simple baselines fitted on windows drawn as the
-model's training windows were.
+model's training windows were. That a test split was opened is noted in the bundle.
 """
 
 from absl import flags
@@ -46,8 +46,9 @@ def run(arguments: list[str]) -> None:
     from dnallm_jax.training import finetuning, telemetry
 
     execution, _ = choose(**vars(config.execution))
+    folder = pathlib.Path(flags.FLAGS.bundle or workdir / common.BUNDLE)
     detector = bundle.open_bundle(
-        pathlib.Path(flags.FLAGS.bundle or workdir / common.BUNDLE),
+        folder,
         execution,
         make_mesh(**vars(config.mesh)),
         batch_tokens=config.score.batch_tokens,
@@ -59,7 +60,7 @@ def run(arguments: list[str]) -> None:
         training = finetuning.baseline_windows(
             config.finetune, contigs, flags.FLAGS.baseline_windows
         )
-    evaluating.evaluate(
+    result = evaluating.evaluate(
         workdir / common.EVALUATION / split,
         predictions,
         contigs=contigs,
@@ -73,3 +74,5 @@ def run(arguments: list[str]) -> None:
         pretraining=workdir / common.PRETRAIN / "result.json",
         manifest=detector.manifest,
     )
+    if split != "validation":
+        bundle.note_opened(folder, split, contigs.fingerprint, result["model"]["overall"])

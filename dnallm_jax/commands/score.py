@@ -1,11 +1,13 @@
-"""python main.py score --bundle=DIR [--output=scores.tsv] [--resume] FILE [FILE ...]
+"""python main.py score [--bundle=DIR] [--output=scores.tsv] [--resume] FILE [FILE ...]
 
 Is this a virus, and how sure are we? Scores every record of FASTA, FASTQ or GenBank files (plain or
-compressed, globs, directories, @list.txt, URLs; - reads standard input) with a bundle that
-`finetune` wrote. One row a record, in input order: sequence_id, length, virus_score (calibrated
-probability), is_virus (at the threshold), n_windows, fraction_scored, strand_gap, status (ok,
-short, ambiguous, empty, duplicate_id). docs/score.md tells all about them.
+compressed, globs, directories, @list.txt, URLs; - reads standard input) with the detector that
+comes with this program, or with a bundle that `finetune` wrote. One row a record, in input order:
+sequence_id, length, virus_score (calibrated probability), is_virus (at the threshold), n_windows,
+fraction_scored, strand_gap, status (ok, short, ambiguous, empty, duplicate_id). docs/score.md tells
+all about them, docs/model_card.md about the detector.
 
+  --bundle=DIR        the folder that finetune wrote
   --output=FILE       .tsv, .jsonl (both also .gz, .zst) or .parquet; rows go to standard output
                       where none is named
   --format=FORMAT     tsv, jsonl or parquet, whatever the name
@@ -37,7 +39,7 @@ _ALIASES = {"batch_size": "batch-size", "fasta_out": "fasta-out", "min_length": 
 
 def define_flags() -> None:
     common.define_device_flags()
-    flags.DEFINE_string("bundle", "", "the folder that finetune wrote")
+    flags.DEFINE_string("bundle", "", "the folder that finetune wrote; else the shipped detector")
     flags.DEFINE_string("output", "-", "file for the rows; - is standard output")
     flags.DEFINE_string("format", "", "tsv, jsonl or parquet; else the ending of --output tells")
     flags.DEFINE_string("fasta-out", "", "file for the sequences called viral")
@@ -55,8 +57,6 @@ def define_flags() -> None:
 
 
 def run(arguments: list[str]) -> None:
-    if not flags.FLAGS.bundle:
-        raise UserError("--bundle is missing; name the folder that finetune wrote")
     if not arguments:
         raise UserError("no input; name FASTA or FASTQ files, or - for standard input")
 
@@ -89,7 +89,7 @@ def run(arguments: list[str]) -> None:
     from dnallm_jax.scoring.detector import Detector
 
     detector = Detector.load(
-        options["bundle"],
+        options["bundle"] or None,
         threshold=options["threshold"],
         false_positive_rate=options["fpr"],
         prevalence=options["prevalence"],

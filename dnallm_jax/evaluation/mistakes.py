@@ -13,6 +13,9 @@ WORST = 12
 AT_MOST = 2
 """Of which so many may be of one organism, or one would fill the list."""
 
+FEWEST = 20
+"""Contigs of a genus below which its share called viral says too little to be listed."""
+
 NOVELTY = {
     "none": "relatives in training",
     "novel_family": "family not in training",
@@ -53,6 +56,22 @@ def mistakes_section(
             parts.append(page.table(caption, heads, rows, words=1 + len(details)))
     note = f"At most {AT_MOST} contigs of one organism each.\n" if "organism" in details else ""
     return "\n".join(parts) + (f'\n<p class="note">{note}</p>' if note else "")
+
+
+def genera_table(predictions: Mapping[str, np.ndarray], threshold: float | None) -> str:
+    """The genera that are not viral and most often called so, where genera are known."""
+    if threshold is None or "genus" not in predictions:
+        return ""
+    rates = metrics.called_viral_by(predictions, "genus", threshold=threshold)
+    listed = [(name, rate) for name, rate in rates.items() if name != "-" and rate["of"] >= FEWEST]
+    if not listed:
+        return ""
+    rows = [
+        (escape(name.replace("_", " ")), f"{rate['of']:,}", page.cell(rate, percent=True))
+        for name, rate in listed[:WORST]
+    ]
+    caption = f"Of {len(listed):,} genera with {FEWEST} contigs or more, those most often called"
+    return page.table(caption, ("Genus", "Contigs", "Called viral"), rows, words=1)
 
 
 def varied(ranked: np.ndarray, organisms: np.ndarray) -> list[int]:

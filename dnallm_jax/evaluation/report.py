@@ -12,7 +12,7 @@ import numpy as np
 
 from dnallm_jax.evaluation import figures, metrics, page
 from dnallm_jax.evaluation.limits import limits_section
-from dnallm_jax.evaluation.mistakes import NOVELTY, mistakes_section
+from dnallm_jax.evaluation.mistakes import NOVELTY, genera_table, mistakes_section
 from dnallm_jax.evaluation.page import cell, escape, percentage
 from dnallm_jax.evaluation.verdict import (
     Baselines,
@@ -65,7 +65,12 @@ def write_report(
         ("groups", "By group and by novelty", group_section(evaluation)),
         ("baselines", "Beside something simpler", baseline_section(evaluation, baselines or {})),
         ("training", "How it learnt", training_section(history or {}, context)),
-        ("mistakes", "The worst mistakes", mistakes_section(predictions, columns)),
+        (
+            "mistakes",
+            "The worst mistakes",
+            mistakes_section(predictions, columns)
+            + genera_table(predictions, evaluation["settings"]["threshold"]),
+        ),
         ("limits", "Limits and responsible use", limits_section(context.get("limits", ()))),
         ("made", "How this was made", made_section(evaluation, context)),
     )

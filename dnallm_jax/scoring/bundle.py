@@ -1,5 +1,6 @@
 """What is a detector on disk? A bundle: arrays, and a manifest that explains and vouches."""
 
+import datetime
 import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,9 +22,12 @@ from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.scoring.joint import JointScorer
 from dnallm_jax.scoring.scorer import Scored, Scorer
-from dnallm_jax.training.checkpoints import Damaged, load_bundle, read_manifest, save_bundle
+from dnallm_jax.training.checkpoints import load_bundle, save_bundle
+from dnallm_jax.training.manifest import Damaged, read_manifest, write_manifest
 
 FORMAT = 2
+SHIPPED = pathlib.Path(__file__).parent.parent / "bundles" / "default"
+"""The detector that comes with the package; docs/model_card.md says what it is."""
 FALSE_POSITIVE_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """A bundle holds a threshold for each of these that its validation contigs can support."""
 
@@ -110,6 +114,21 @@ def open_bundle(folder: pathlib.Path, run: Execution, mesh: Mesh, *, batch_token
         manifest["threshold"],
         manifest,
     )
+
+
+def note_opened(folder: pathlib.Path, split: str, data: str, figures: Mapping[str, Any]) -> None:
+    """Writes into a bundle that a split other than validation was looked at, and what it showed.
+
+    Whoever chooses between bundles by their figures on test contigs can be seen to have done so.
+    """
+    manifest = read_manifest(folder)
+    entry = {
+        "split": split,
+        "data": data,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "auroc": figures["auroc"]["value"],
+    }
+    write_manifest(folder, {**manifest, "opened": [*manifest.get("opened", []), entry]})
 
 
 def predict(

@@ -41,7 +41,7 @@ class Detector:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         *,
         threshold: float | None = None,
         false_positive_rate: float | None = None,
@@ -51,6 +51,8 @@ class Detector:
     ) -> "Detector":
         """The detector in the folder that `finetune` wrote, on all devices of this machine.
 
+        Without a path, the one that comes with the package.
+
         The options are those of the command `score` (`docs/score.md`). Raises UserError: what is
         missing, damaged, or cannot be met. Compiled code is kept in the user's cache folder.
         """
@@ -59,7 +61,8 @@ class Detector:
         execution, _ = choose()
         # Each device holds the whole network, so any number of them will do.
         mesh = make_mesh(data=-1, fsdp=1)
-        opened = bundle.open_bundle(pathlib.Path(path), execution, mesh, batch_tokens=batch_tokens)
+        folder = bundle.SHIPPED if path is None else pathlib.Path(path)
+        opened = bundle.open_bundle(folder, execution, mesh, batch_tokens=batch_tokens)
         calls = choose_calls(
             opened,
             threshold=threshold,

@@ -63,7 +63,6 @@ class Mistake:
 SOON = {
     "unknown command": Mistake("scoer x.fa", ["unknown command 'scoer'", "score"]),
     "unknown flag": Mistake("score --bundel=x good.fa", ["bundel"]),
-    "no bundle named": Mistake("score good.fa", ["--bundle is missing"]),
     "no input": Mistake("score --bundle={bundle}", ["no input", "- for standard input"]),
     "no such file": Mistake("score --bundle={bundle} x.fa", ["x.fa: no such file"]),
     "no match": Mistake("score --bundle={bundle} *.fna", ["*.fna: no file matches"]),

@@ -12,9 +12,22 @@ import pytest
 
 from data_pipeline.contigs import Contigs
 from data_pipeline.errors import UserError
+from data_pipeline.tokenizers import reverse_complement
+from data_pipeline.views import Composition
 from dnallm_jax.evaluation.calibration import Calibration
+from dnallm_jax.evaluation.joining import Joining
+from dnallm_jax.model.composition import CompositionSpec
+from dnallm_jax.model.network import composition_network
 from dnallm_jax.parallel.mesh import make_mesh
-from dnallm_jax.scoring.bundle import Detector, make_scorer, open_bundle, predict, write_bundle
+from dnallm_jax.scoring.bundle import (
+    Detector,
+    Reading,
+    make_scorer,
+    note_opened,
+    open_bundle,
+    predict,
+    write_bundle,
+)
 from dnallm_jax.training.checkpoints import save_bundle
 from tests.dnallm_jax import tiny
 from tests.dnallm_jax.bundles import (
@@ -229,3 +242,88 @@ def test_a_limited_prediction_sees_both_classes(detector: Detector, contigs: Con
     assert table["label"].tolist() == [0, 0, 0, 1, 1, 1]
     assert len(set(table["sequence_id"])) == 6
     assert len(predict(detector.scorer, contigs, "validation", 1_000)["label"]) == 24
+
+
+# --- what was looked at ---------------------------------------------------------------------------
+
+
+def test_that_test_contigs_were_opened_stays_in_the_bundle(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "bundle")
+    for data, auroc in (("a" * 64, 0.9), ("b" * 64, 0.8)):
+        note_opened(copy, "test", data, {"auroc": {"value": auroc}})
+    opened_for = opened(copy).manifest["opened"]
+    assert [(e["split"], e["data"], e["auroc"]) for e in opened_for] == [
+        ("test", "a" * 64, 0.9),
+        ("test", "b" * 64, 0.8),
+    ]
+    before = opened(folder)
+    assert "opened" not in before.manifest
+    assert opened(copy).threshold == before.threshold
+
+
+# --- several members ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_members(
+    params_and_folder: tuple[dict, pathlib.Path], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """A bundle of the random GPT and of random networks on composition."""
+    spec = CompositionSpec(features=Composition.features, widths=(4,), networks=2)
+    network = composition_network(spec)
+    rng = np.random.default_rng(0)
+    drawn = {
+        name: jax.numpy.asarray(rng.normal(0, 0.3, leaf.shape), jax.numpy.float32)
+        for name, leaf in jax.eval_shape(lambda: network.initialise(0)).items()
+    }
+    drawn["feature_spread"] = abs(drawn["feature_spread"]) + 0.5
+    table = validation_table()
+    table["logit_composition"] = -0.2 * table["logit_gpt"] + rng.normal(2.0 * table["label"], 2.0)
+    folder = tmp_path_factory.mktemp("two") / "bundle"
+    write_bundle(
+        folder,
+        {"composition": drawn, "gpt": params_and_folder[0]},
+        {
+            "composition": Reading(network.description, None, Composition.name, 500),
+            "gpt": reading(),
+        },
+        table,
+        false_positive_rate=0.05,
+        provenance=PROVENANCE,
+    )
+    return folder
+
+
+def test_members_are_joined_by_the_length_of_the_sequence(
+    two_members: pathlib.Path, detector: Detector
+) -> None:
+    both = opened(two_members)
+    joint = Joining.from_dict(both.manifest["joining"])
+    alone = [scored.logit for scored in detector.scorer.score(SEQUENCES)]
+    found = list(both.scorer.score(SEQUENCES))
+    assert both.scorer.names == ("composition", "gpt")
+    np.testing.assert_allclose([scored.members[1] for scored in found], alone, atol=1e-5)
+    members = np.array([scored.members for scored in found])
+    lengths = np.array([len(sequence) for sequence in SEQUENCES])
+    np.testing.assert_allclose([s.logit for s in found], joint.apply(members, lengths))
+    # 650 bases are three windows of the GPT's, and two of the other's.
+    assert [scored.windows for scored in found] == [1, 1, 1, 3]
+    flipped = both.scorer.score([reverse_complement(sequence) for sequence in SEQUENCES])
+    np.testing.assert_allclose([s.logit for s in found], [s.logit for s in flipped], atol=1e-4)
+
+
+def test_members_have_columns_of_their_own(two_members: pathlib.Path, contigs: Contigs) -> None:
+    scorer = opened(two_members).scorer
+    table = predict(scorer, contigs, "validation")
+    source = contigs.source("validation")
+    scored = list(scorer.score(source[n]["bases"].tobytes() for n in range(len(source))))
+    for place, name in enumerate(("composition", "gpt")):
+        assert table[f"logit_{name}"].tolist() == [s.members[place] for s in scored]
+
+
+def test_thresholds_for_the_rates_that_validation_supports(folder: pathlib.Path) -> None:
+    thresholds = opened(folder).manifest["thresholds"]  # of 200 contigs that are not viral
+    assert set(thresholds) == {"0.005", "0.01", "0.02", "0.05", "0.1"}
+    assert list(thresholds.values()) == sorted(thresholds.values(), reverse=True)
