@@ -39,7 +39,7 @@ define install
 @touch $@
 endef
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test detector lint lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -52,6 +52,12 @@ demo: $(APP) ## simulated genomes to a virus score and a report, in under two mi
 
 test: $(DEV) ## the whole test suite (ARGS="tests/data_pipeline -k reading" for a part)
 	@$(RUN) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
+
+GENOMES ?=
+detector: $(APP) ## train the shipped detector anew; needs GENOMES=/folder/of/genomes, and hours
+	@test -n "$(GENOMES)" || { echo "make detector needs GENOMES=/folder/of/genomes; see docs/model_card.md" >&2; exit 2; }
+	@for step in "prepare --config.root=$(GENOMES)" pretrain finetune evaluate; do \
+	  $(RUN) main.py $$step --config=configs/detector.py --workdir=runs/detector || exit; done
 
 SOURCES := $(wildcard main.py configs data_pipeline dnallm_jax benchmarks) tests/house.py
 SCRIPTS := .ci/run .ci/make-venv $(wildcard launch/*.sh)
