@@ -2,8 +2,9 @@
 
 Scores the labelled contigs of a split (DIR/data/contigs; validation unless named) with a bundle
 (DIR/bundle unless named) and writes DIR/evaluation/SPLIT: metrics.json, predictions.tsv and
-report.html (one file, with pictures), beside simple baselines fitted on windows drawn as the
-model's training windows were. That a test split was opened is noted in the bundle.
+report.html (one file, with pictures): the detector and each of its members alone, beside simple
+baselines fitted on windows drawn as its training windows were, and what it says of shuffled
+contigs. That a test split was opened is noted in the bundle.
 """
 
 from absl import flags
@@ -43,6 +44,7 @@ def run(arguments: list[str]) -> None:
     from dnallm_jax.parallel.execution import choose
     from dnallm_jax.parallel.mesh import make_mesh
     from dnallm_jax.scoring import bundle
+    from dnallm_jax.scoring.controls import shuffled_controls
     from dnallm_jax.training import finetuning, telemetry
 
     execution, _ = choose(**vars(config.execution))
@@ -73,6 +75,7 @@ def run(arguments: list[str]) -> None:
         },
         pretraining=workdir / common.PRETRAIN / "result.json",
         manifest=detector.manifest,
+        controls=shuffled_controls(detector, contigs, split),
     )
     if split != "validation":
         bundle.note_opened(folder, split, contigs.fingerprint, result["model"]["overall"])

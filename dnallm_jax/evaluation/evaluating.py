@@ -47,6 +47,7 @@ def evaluate(
     history: Mapping[str, Sequence[Mapping[str, Any]]],
     pretraining: pathlib.Path,
     manifest: Mapping[str, Any],
+    controls: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures the predictions, fits the baselines, writes the three files; returns metrics.json.
 
@@ -55,6 +56,7 @@ def evaluate(
         out and counted under `unscored`. Intervals come from redrawing whole clusters. Where there
         are columns `logit_NAME` of several members, each is measured alone as well.
       training_windows: what the baselines are fitted on; None leaves them out.
+      controls: `scoring.controls.shuffled_controls`, where they were scored.
       pretraining: result.json of the pre-training run, where there is one.
 
     Raises:
@@ -82,6 +84,7 @@ def evaluate(
         "model_minus_baseline_auroc": {
             name: entry["difference"] for name, entry in baselines.items()
         },
+        "shuffled_controls": controls,
         "called_viral_by_genus": _called_viral(table, threshold),
         "pretraining": json.loads(pretraining.read_text()) if pretraining.exists() else None,
         "bundle": {key: value for key, value in manifest.items() if key != "files"},
@@ -192,6 +195,11 @@ def _context(result: Mapping[str, Any], contigs: Contigs, split: str) -> dict[st
         "Data set": contigs.fingerprint,
         "Versions": bundle["versions"],
     }
+    if result["shuffled_controls"]:
+        context["Called viral with dinucleotides shuffled"] = {
+            f"contigs that are {name}": f"{rate['called']} of {rate['of']}"
+            for name, rate in result["shuffled_controls"].items()
+        }
     if result["pretraining"] and result["pretraining"]["markov"]:
         bits = result["pretraining"]["markov"]["bits_per_base"]
         context["references"] = {

@@ -19,6 +19,7 @@ from dnallm_jax.evaluation.joining import Joining
 from dnallm_jax.model.composition import CompositionSpec
 from dnallm_jax.model.network import composition_network
 from dnallm_jax.parallel.mesh import make_mesh
+from dnallm_jax.scoring import controls
 from dnallm_jax.scoring.bundle import (
     Detector,
     Reading,
@@ -28,6 +29,7 @@ from dnallm_jax.scoring.bundle import (
     predict,
     write_bundle,
 )
+from dnallm_jax.scoring.controls import shuffled_controls
 from dnallm_jax.training.checkpoints import save_bundle
 from tests.dnallm_jax import tiny
 from tests.dnallm_jax.bundles import (
@@ -327,3 +329,17 @@ def test_thresholds_for_the_rates_that_validation_supports(folder: pathlib.Path)
     thresholds = opened(folder).manifest["thresholds"]  # of 200 contigs that are not viral
     assert set(thresholds) == {"0.005", "0.01", "0.02", "0.05", "0.1"}
     assert list(thresholds.values()) == sorted(thresholds.values(), reverse=True)
+
+
+def test_controls_are_shuffled_contigs_of_each_class(
+    detector: Detector, contigs: Contigs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controls, "LENGTHS", (200, 300))
+    called_all = dataclasses.replace(detector, threshold=0.0)
+    assert {
+        name: (rate["called"], rate["of"])
+        for name, rate in shuffled_controls(called_all, contigs, "validation", count=5).items()
+    } == {"viral": (5, 5), "not viral": (5, 5)}
+    called_none = dataclasses.replace(detector, threshold=1.1)
+    rates = shuffled_controls(called_none, contigs, "validation", count=5)
+    assert [rate["value"] for rate in rates.values()] == [0, 0]
