@@ -125,6 +125,7 @@ class Optimizer:
 class Pretrain:
     steps: int = 1000
     batch_rows: int = 32  # rows of a global batch
+    accumulate: int = 1  # parts of a batch that are worked on one after the other, for less memory
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     log_every: int = 10
     eval_every: int = 200
@@ -316,6 +317,7 @@ def _check(c: Config) -> None:
     for name, count in (
         ("corpus.row_length", c.corpus.row_length),
         ("pretrain.batch_rows", c.pretrain.batch_rows),
+        ("pretrain.accumulate", c.pretrain.accumulate),
         ("pretrain.eval_rows", c.pretrain.eval_rows),
         ("finetune.batch_tokens", fine.batch_tokens),
         ("composition.batch_windows", c.composition.batch_windows),
@@ -325,6 +327,11 @@ def _check(c: Config) -> None:
         ("score.batch_tokens", c.score.batch_tokens),
     ):
         require(count > 0, f"{name} must be at least 1")
+    require(
+        c.pretrain.batch_rows % c.pretrain.accumulate == 0,
+        f"pretrain.batch_rows {c.pretrain.batch_rows} is not a multiple of pretrain.accumulate "
+        f"{c.pretrain.accumulate}",
+    )
     trained: dict[str, Any] = {
         "pretrain": c.pretrain,
         "finetune": fine,

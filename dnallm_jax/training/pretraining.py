@@ -59,7 +59,9 @@ def pretrain(
     run, reasons = execution.choose(**vars(config.execution))
     run = execution.on_mesh(run, mesh)
     meshes.check_divides(mesh, spec)
-    meshes.check_batch(mesh, "pretrain.batch_rows", settings.batch_rows)
+    rows_at_once = settings.batch_rows // settings.accumulate
+    key = "pretrain.batch_rows" + (" / pretrain.accumulate" if settings.accumulate > 1 else "")
+    meshes.check_batch(mesh, key, rows_at_once)
     identity = {
         "model": to_dict(config.model),
         "pretrain": to_dict(settings),
@@ -157,7 +159,7 @@ def pretrain(
             telemetry.keep()
             checkpoints.save(number, state, manifest, metrics, passing=passing)
 
-        train_step = step.make_train_step(objective, tx, shardings)
+        train_step = step.make_train_step(objective, tx, shardings, accumulate=settings.accumulate)
 
         def run_steps(
             state: step.TrainState, progress: Progress, left_out: Collection[int]

@@ -45,24 +45,57 @@ def make_state(
 
 
 def make_train_step(
-    objective: Objective, tx: optax.GradientTransformation, shardings: Any
+    objective: Objective, tx: optax.GradientTransformation, shardings: Any, *, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-    """The jitted update; the old state's memory is donated. Metrics are the objective's sums."""
+    """The jitted update; the old state's memory is donated. Metrics are the objective's sums.
 
-    def loss(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
+    What is minimised is the summed loss over the summed weight of the whole batch, divided once:
+    `accumulate` parts of it, one after the other, give the same update in a part of the memory.
+    """
+
+    def summed(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
         sums = objective(params, batch)
-        return sums["loss"] / jnp.maximum(sums["weight"], 1.0), sums
+        return sums["loss"], sums
+
+    gradient_of_sum = jax.grad(summed, has_aux=True)
+
+    def of_batch(params: Params, batch: Batch, step: jax.Array) -> tuple[Params, Sums]:
+        def of_rows(rows: Batch) -> tuple[Params, Sums]:
+            # The step tells an objective that this is training.
+            return gradient_of_sum(params, {**rows, "step": step})
+
+        if accumulate == 1:
+            return of_rows(batch)
+        parts = _parts(batch, accumulate)
+        shapes = jax.eval_shape(of_rows, jax.tree.map(lambda part: part[0], parts))
+        gradient, sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        gradient = jax.lax.with_sharding_constraint(gradient, shardings["params"])
+        total, _ = jax.lax.scan(
+            lambda total, rows: (jax.tree.map(jnp.add, total, of_rows(rows)), None),
+            (gradient, sums),
+            parts,
+        )
+        return total
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        batch = {**batch, "step": state["step"]}  # which tells an objective that this is training
-        (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(state["params"], batch)
-        updates, optimizer = tx.update(gradients, state["optimizer"], state["params"])
+        gradient, sums = of_batch(state["params"], batch, state["step"])
+        weight = jnp.maximum(sums["weight"], 1.0)
+        gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
+        updates, optimizer = tx.update(gradient, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
-        return new, {**sums, "gradient_norm": optax.tree.norm(gradients)}
+        return new, {**sums, "gradient_norm": optax.tree.norm(gradient)}
 
     return train_step
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """[B, ...] -> [count, B / count, ...]: part i has the rows i, i + count, ...
+
+    Of rows that lie together on a device each part so takes its share: none travels.
+    """
+    return jax.tree.map(lambda rows: rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1), batch)
 
 
 def make_eval_step(objective: Objective) -> Callable[[Params, Batch], Sums]:

@@ -103,6 +103,8 @@ CLASHES = [
      "finetune.lengths (300, 0.5) are window lengths in bases: whole numbers above 0"),
     ({"score__false_positive_rate": 1.0}, "score.false_positive_rate lies between 0 and 1"),
     ({"pretrain__batch_rows": 0}, "pretrain.batch_rows must be at least 1"),
+    ({"pretrain__batch_rows": 8, "pretrain__accumulate": 3},
+     "pretrain.batch_rows 8 is not a multiple of pretrain.accumulate 3"),
     ({"score__window": 0}, "score.window must be at least 1"),
     ({"pretrain__steps": 0}, "pretrain.steps must be at least 1"),
     ({"finetune__log_every": 0}, "finetune.log_every must be at least 1"),

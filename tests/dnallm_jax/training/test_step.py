@@ -256,3 +256,41 @@ def test_steps_compile_once_donate_the_state_and_move_nothing_unasked(
     assert len(compilations) == 1
     with jax.transfer_guard("disallow"), pytest.raises(Exception, match=r"[Dd]isallowed.*transfer"):
         train_step(state, packed(ROWS, LENGTH))
+
+
+def mean_bigram(params: Params, batch: Batch) -> Sums:
+    """What each part of a batch would be divided by itself."""
+    sums = bigram(params, batch)
+    return {"loss": sums["loss"] / sums["weight"], "weight": jnp.ones([])}
+
+
+def accumulated(objective: step.Objective, parts: int) -> tuple[str, tuple[Sums, Params]]:
+    """One update of two devices by a batch in so many parts: its program; sums and parameters."""
+    mesh = make_mesh(2, 1, 1, devices=jax.devices()[:2])
+    state, shardings = start_bigram(mesh)
+    batch = packed(ROWS, LENGTH)
+    chance = np.random.default_rng(1).random(batch["weights"].shape)
+    batch["weights"] *= chance * np.linspace(0.1, 1, len(ROWS))[:, None]  # unequal in every part
+    train_step = step.make_train_step(objective, MOMENTUM, shardings, accumulate=parts)
+    compiled = train_step.lower(state, placed := to_device(batch, mesh)).compile(QUICK)
+    state, sums = compiled(state, placed)
+    return compiled.as_text(), jax.device_get((sums, state["params"]))
+
+
+def differ(one: Any, other: Any) -> bool:
+    """Whether any number differs by more than 1e-5 of the largest in its array."""
+    far = jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-5 * np.abs(b).max(), one, other)
+    return any(jax.tree.leaves(far))
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_gives_the_same_update(parts: int) -> None:
+    program, outcome = accumulated(bigram, parts)
+    assert not differ(outcome, accumulated(bigram, 1)[1])
+    moved = re.findall(r"s32\[.* (?:all-gather|all-to-all|collective-permute)\(", program)
+    assert moved == [], "tokens travel between devices"
+
+
+def test_a_mean_of_means_is_caught() -> None:
+    (_, (_, whole)), (_, (_, halves)) = (accumulated(mean_bigram, parts) for parts in (1, 2))
+    assert differ(halves, whole)
