@@ -90,14 +90,18 @@ class Execution:
     dtype: str = "auto"  # bfloat16 on accelerators; float32 on CPU, which has no fast bfloat16
     attention: str = "auto"
     unroll: str = "auto"  # "yes" | "no" | "auto"
-    remat: bool = False
+    # What of a block is computed again in the backward pass, for less memory. none: nothing; block:
+    # all; dots: all but products with parameters; offload: as dots, these in the host's memory.
+    remat: str = "none"
 
 
-# What each field of Execution takes; the attention back ends are those of model/attention.py.
+# What each field of Execution takes; the attention back ends are those of model/attention.py,
+# the rematerialisations those of model/gpt.py.
 EXECUTION_CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
     "attention": ("auto", "blockwise", "reference"),
     "unroll": ("auto", "yes", "no"),
+    "remat": ("none", "block", "dots", "offload"),
 }
 
 

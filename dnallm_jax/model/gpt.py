@@ -43,10 +43,25 @@ class Execution:
     dtype: str = "bfloat16"  # of activations and matrix products; parameters stay float32
     attention: str = "blockwise"
     unroll: bool = False  # unrolled layers run faster on CPU, scanned ones compile faster
-    remat: bool = False  # recompute each block in the backward pass instead of keeping activations
+    remat: str = "none"  # one of REMAT: what the backward pass computes again
     # How activations [B, ...] are split, on more than one device. Without it the compiler splits
     # their width as it finds the parameters split, and then every device works on every row.
     rows: NamedSharding | None = None
+
+
+# What of a block is kept for its backward pass; the rest is computed again from the block's input.
+_policies = jax.checkpoint_policies
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda layer: layer,  # everything is kept
+    "block": jax.checkpoint,  # nothing is
+    # The products with parameters, which cost most; not those of attention, [L, L] a head.
+    "dots": functools.partial(jax.checkpoint, policy=_policies.dots_with_no_batch_dims_saveable),
+    # The same, in the host's memory until they are wanted.
+    "offload": functools.partial(
+        jax.checkpoint,
+        policy=_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    ),
+}
 
 
 def _param(
@@ -219,7 +234,7 @@ def hidden_states(
     """The backbone: tokens, segment ids, positions (int32 [B, L]) -> [B, L, D] in `run.dtype`."""
     cos, sin = rope_table(positions_BL, spec.head_width, spec.rope_base)
     plain = functools.partial(block, causal=causal, backend=run.attention)
-    layer = jax.checkpoint(plain) if run.remat else plain
+    layer = REMAT[run.remat](plain)
     x_BLD, _ = jax.lax.scan(
         lambda x, blk: (_by_rows(layer(blk, x, segment_ids_BL, cos, sin), run), None),
         _embed(p, spec, tokens_BL, positions_BL, run),

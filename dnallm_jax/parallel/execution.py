@@ -5,15 +5,27 @@ import dataclasses
 import jax
 from jax.sharding import Mesh
 
+from data_pipeline.errors import UserError
 from dnallm_jax.model.gpt import Execution
 from dnallm_jax.parallel.mesh import sharding
 
 
 def choose(
-    dtype: str = "auto", attention: str = "auto", unroll: str = "auto", remat: bool = False
+    dtype: str = "auto", attention: str = "auto", unroll: str = "auto", remat: str = "none"
 ) -> tuple[Execution, list[str]]:
-    """The execution for the devices in use, and lines for the run header that say why."""
-    cpu = jax.devices()[0].platform == "cpu"
+    """The execution for the devices in use, and lines for the run header that say why.
+
+    Raises:
+      UserError: remat "offload" on devices without a memory of the host beside their own.
+    """
+    device = jax.devices()[0]
+    cpu = device.platform == "cpu"
+    if remat == "offload" and (cpu or not _sees_host_memory(device)):
+        raise UserError(
+            "execution.remat offload moves activations to the host's memory, which "
+            f"{device.platform} devices {'work in already' if cpu else 'do not reach'}; set "
+            "--config.execution.remat=dots, or =block"
+        )
     lines = []
     if dtype == "auto":
         dtype = "float32" if cpu else "bfloat16"
@@ -30,6 +42,10 @@ def choose(
         lines.append(f"layers      {'unrolled' if cpu else 'scanned'} ({why})")
     run = Execution(dtype=dtype, attention=attention, unroll=unroll == "yes", remat=remat)
     return run, lines
+
+
+def _sees_host_memory(device: jax.Device) -> bool:
+    return "pinned_host" in {memory.kind for memory in device.addressable_memories()}
 
 
 def on_mesh(run: Execution, mesh: Mesh) -> Execution:

@@ -19,6 +19,7 @@ from dnallm_jax import config
 from dnallm_jax.config import Config, default_config, differences, digest, resolve, to_dict
 from dnallm_jax.model.attention import BACKENDS
 from dnallm_jax.model.classifier import POOLINGS
+from dnallm_jax.model.gpt import REMAT
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECIPES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
@@ -137,6 +138,7 @@ def test_frames_go_with_codons() -> None:
 
 def test_what_can_be_chosen_is_what_exists() -> None:
     assert set(config.EXECUTION_CHOICES["attention"]) == {"auto", *BACKENDS}
+    assert config.EXECUTION_CHOICES["remat"] == tuple(REMAT)
     for pooling in POOLINGS:
         resolve(changed(finetune__pooling=pooling))
     assert from_spec(config.tokenizer_spec(config.Tokenizer("kmer", 4))) == Kmer(4)

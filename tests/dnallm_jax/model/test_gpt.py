@@ -161,11 +161,51 @@ def test_ways_of_running_give_the_same_values_and_gradients(params: Params) -> N
     assert min(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 0
     for change in (
         {"unroll": True},
-        {"remat": True},
+        {"remat": "block"},
+        {"remat": "dots"},
     ):
         other_value, other_gradient = loss_and_gradient(params, dataclasses.replace(RUN, **change))
         assert other_value == pytest.approx(value, rel=1e-6), change
         assert furthest(other_gradient, gradient) < 5e-6, change
+
+
+def test_a_recomputation_that_forgets_a_path_is_caught(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgets(layer: Callable) -> Callable:
+        """The values are right, but no gradient passes from a block to those before it."""
+        return lambda p, x, *rest: x + layer(p, jax.lax.stop_gradient(x), *rest) - x
+
+    monkeypatch.setitem(gpt.REMAT, "forgets", forgets)
+    value, gradient = loss_and_gradient(params, RUN)
+    other_value, other = loss_and_gradient(params, dataclasses.replace(RUN, remat="forgets"))
+    assert other_value == pytest.approx(value, rel=1e-6)
+    assert furthest(other, gradient) > 5e-6
+
+
+def products_again(remat: str) -> int:
+    """How many matrix products a gradient has more than one that keeps all activations."""
+
+    def products(remat: str) -> int:
+        run = dataclasses.replace(RUN, remat=remat)
+        bases = np.array([0, 0, 1, 1, 1, 1], np.int32)
+
+        def loss(p: Params, batch: objectives.Batch) -> jax.Array:
+            return objectives.next_token(p, batch, spec=SPEC, run=run, token_bases=bases)["loss"]
+
+        shapes = jax.eval_shape(functools.partial(gpt.initialise, GPT, SPEC, seed=0))
+        return str(jax.make_jaxpr(jax.grad(loss))(shapes, packed([[64]], 64))).count("dot_general[")
+
+    return products(remat) - products("none")
+
+
+def test_policies_compute_again_what_they_say() -> None:
+    # A block has seven products with parameters (the last need not be done again to know how its
+    # inputs and parameters move it), and those of attention.
+    attention_alone, whole = products_again("dots"), products_again("block")
+    assert attention_alone > 0
+    assert whole == attention_alone + 6
+    assert products_again("offload") == attention_alone
 
 
 def test_bfloat16_is_near_float32(params: Params) -> None:

@@ -54,14 +54,23 @@ def test_a_cpu_runs_float32_unrolled_and_says_why() -> None:
         "float32",
         "blockwise",
         True,
-        False,
+        "none",
     )
     assert [line.split()[0] for line in lines] == ["precision", "attention", "layers"]
-    run, lines = execution.choose("bfloat16", "reference", "no", remat=True)
+    run, lines = execution.choose("bfloat16", "reference", "no", remat="dots")
     assert (run.dtype, run.attention, run.unroll, run.remat) == (
         "bfloat16",
         "reference",
         False,
-        True,
+        "dots",
     )
     assert lines == []
+
+
+def test_offloading_is_refused_where_the_host_is_the_device() -> None:
+    with pytest.raises(UserError) as error:
+        execution.choose(remat="offload")
+    assert str(error.value) == (
+        "execution.remat offload moves activations to the host's memory, which cpu devices work in "
+        "already; set --config.execution.remat=dots, or =block"
+    )
