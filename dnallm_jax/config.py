@@ -118,7 +118,9 @@ class Mesh:
 class Optimizer:
     learning_rate: float = 1e-3  # peak
     warmup_steps: int = 100
-    final_fraction: float = 0.1  # of the peak, at the end of the cosine
+    schedule: str = "cosine"  # after the warm-up: cosine | wsd (stable, then a line down)
+    decay_fraction: float = 0.2  # of the steps after the warm-up: the line down (wsd)
+    final_fraction: float = 0.1  # of the peak, at the end
     weight_decay: float = 0.1  # of matrices; norms, biases and embeddings are never decayed
     beta1: float = 0.9
     beta2: float = 0.95
@@ -130,6 +132,7 @@ class Pretrain:
     steps: int = 1000
     batch_rows: int = 32  # rows of a global batch
     accumulate: int = 1  # parts of a batch that are worked on one after the other, for less memory
+    z_loss: float = 0.0  # weight of the squared log-partition of the logits, e.g. 1e-4
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     log_every: int = 10
     eval_every: int = 200
@@ -341,7 +344,18 @@ def _check(c: Config) -> None:
         "finetune": fine,
         "composition": c.composition,
     }
+    require(c.pretrain.z_loss >= 0, f"pretrain.z_loss is {c.pretrain.z_loss}; choose 0 or more")
     for section, value in trained.items():
+        o = value.optimizer
+        require(
+            o.schedule in ("cosine", "wsd"),
+            f"{section}.optimizer.schedule {o.schedule!r} is not cosine or wsd",
+        )
+        require(
+            0 < o.decay_fraction <= 1,
+            f"{section}.optimizer.decay_fraction is {o.decay_fraction}; choose more than 0, at "
+            "most 1",
+        )
         steps = () if section == "composition" else ("steps",)
         for key in (*steps, "log_every", "eval_every", "save_every", "keep"):
             require(getattr(value, key) > 0, f"{section}.{key} must be at least 1")

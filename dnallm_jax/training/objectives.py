@@ -1,7 +1,8 @@
 """What is minimised? Next-token loss for pre-training, binary cross-entropy for virus / not-virus.
 
 An objective maps (params, batch) to sums (of nats, of weights, and more), not means, so that
-batches, devices and accumulation steps add up exactly and are divided once.
+batches, devices and accumulation steps add up exactly and are divided once. What is minimised is
+`loss`, and a `penalty` where there is one.
 """
 
 from collections.abc import Callable
@@ -31,12 +32,22 @@ def next_token_targets(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def next_token(
-    p: Params, batch: Batch, *, spec: GPTSpec, run: Execution, token_bases: np.ndarray
+    p: Params,
+    batch: Batch,
+    *,
+    spec: GPTSpec,
+    run: Execution,
+    token_bases: np.ndarray,
+    z_loss: float = 0.0,
 ) -> Sums:
     """Sums of: `loss` nats and `weight` bases over weighted targets, `tokens` counted, `correct`.
 
-    `token_bases` int32 [V] says how many bases a token stands for, so that loss / ln 2 / weight is
-    bits per base whatever the tokenizer.
+    Args:
+      token_bases: int32 [V], how many bases a token stands for, so that loss / ln 2 / weight is
+        bits per base whatever the tokenizer.
+      z_loss: above 0, there is also a `penalty`: so many times the squared log-partition of the
+        logits (Chowdhery et al. 2022), which keeps them from drifting; it is minimised with the
+        loss and is no part of it.
     """
     logits = next_token_logits(
         p, spec, run, batch["tokens"], batch["segment_ids"], batch["positions"]
@@ -44,7 +55,11 @@ def next_token(
     targets, weights = next_token_targets(batch)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     counted = weights > 0
-    return {
+    penalty = {}
+    if z_loss:
+        log_partition = jax.nn.logsumexp(logits, axis=-1)
+        penalty["penalty"] = z_loss * jnp.sum(weights * log_partition**2)
+    return penalty | {
         "loss": jnp.sum(nats * weights),
         "weight": jnp.sum(weights * jnp.asarray(token_bases, jnp.float32)[targets]),
         "tokens": jnp.sum(counted.astype(jnp.float32)),

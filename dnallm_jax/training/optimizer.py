@@ -1,4 +1,4 @@
-"""How do gradients move parameters? Clipped AdamW: warm-up, cosine, masked weight decay."""
+"""How do gradients move parameters? Clipped AdamW: warm-up, decay, masked weight decay."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,24 @@ from dnallm_jax.model.gpt import Params
 
 
 def schedule(o: Optimizer, steps: int) -> optax.Schedule:
-    """Learning rate of update number 0, 1, ...: linear warm-up from 0 to the peak, then a cosine.
+    """Learning rate of update number 0, 1, ... of `steps`.
 
-    The cosine ends at `final_fraction` of the peak after `steps` updates. The warm-up takes at most
-    half of a short run.
+    First it rises linearly from 0 to the peak, in at most half of a short run. In the end it is
+    `final_fraction` of the peak, by a cosine all the way ("cosine"), or by a line over the last
+    `decay_fraction` of the run, before which it stays at the peak ("wsd": warm-up, stable, decay;
+    Hu et al. 2024).
     """
+    peak, final = o.learning_rate, o.learning_rate * o.final_fraction
     warmup = min(o.warmup_steps, max(1, steps // 2))
-    return optax.warmup_cosine_decay_schedule(
-        0.0, o.learning_rate, warmup, max(steps, warmup + 1), o.learning_rate * o.final_fraction
+    if o.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), final)
+    decay = max(1, round(o.decay_fraction * (steps - warmup)))
+    rise, fall = (
+        optax.linear_schedule(0.0, peak, warmup),
+        optax.linear_schedule(peak, final, decay),
+    )
+    return optax.join_schedules(
+        [rise, optax.constant_schedule(peak), fall], [warmup, max(warmup, steps - decay)]
     )
 
 

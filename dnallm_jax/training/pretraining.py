@@ -75,7 +75,11 @@ def pretrain(
             functools.partial(initialise, GPT, spec, seed=settings.seed), tx, mesh, axes
         )
         objective = functools.partial(
-            objectives.next_token, spec=spec, run=run, token_bases=tokenizer.token_bases
+            objectives.next_token,
+            spec=spec,
+            run=run,
+            token_bases=tokenizer.token_bases,
+            z_loss=settings.z_loss,
         )
         checkpoints = Checkpoints(
             folder / CHECKPOINTS,

@@ -49,13 +49,14 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """The jitted update; the old state's memory is donated. Metrics are the objective's sums.
 
-    What is minimised is the summed loss over the summed weight of the whole batch, divided once:
-    `accumulate` parts of it, one after the other, give the same update in a part of the memory.
+    What is minimised is the loss (and penalty, if any) summed over the whole batch, divided once by
+    its summed weight: `accumulate` parts of it, one after the other, give the same update in a part
+    of the memory.
     """
 
     def summed(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
         sums = objective(params, batch)
-        return sums["loss"], sums
+        return sums["loss"] + sums.get("penalty", 0.0), sums
 
     gradient_of_sum = jax.grad(summed, has_aux=True)
 

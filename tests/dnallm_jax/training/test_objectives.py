@@ -72,9 +72,11 @@ def test_wrong_targets_are_caught(fault: str) -> None:
     assert wrong_targets(planted, mixed_batch())
 
 
-def sums_of(batch: dict[str, np.ndarray], tokenizer: Tokenizer) -> dict[str, float]:
+def sums_of(
+    batch: dict[str, np.ndarray], tokenizer: Tokenizer, **settings: float
+) -> dict[str, float]:
     """The sums where `next_token_logits` is replaced by fixed numbers: without a network."""
-    objective = functools.partial(objectives.next_token, {}, spec=SPEC, run=RUN)
+    objective = functools.partial(objectives.next_token, {}, spec=SPEC, run=RUN, **settings)
     return quick_jit(functools.partial(objective, token_bases=tokenizer.token_bases))(batch)
 
 
@@ -96,6 +98,28 @@ def test_bits_per_base_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(sums["tokens"]) == len(targets_by_hand(batch))
     assert float(sums["correct"]) == right
     assert bits_per_base(sums) == pytest.approx(nats / np.log(2) / bases, rel=1e-5)
+
+
+def test_the_penalty_is_that_of_the_log_partition_and_leaves_the_loss_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = mixed_batch()
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((*batch["tokens"].shape, TRIMERS.vocab_size)).astype(np.float32)
+
+    def sums_at(shift: float) -> dict[str, float]:
+        """Adding a number to all logits changes no probability."""
+        monkeypatch.setattr(objectives, "next_token_logits", lambda *_: jnp.asarray(logits + shift))
+        return sums_of(batch, TRIMERS, z_loss=0.01)
+
+    sums, shifted = sums_at(0.0), sums_at(2.0)
+    partitions = np.log(np.exp(logits.astype(np.float64)).sum(axis=-1))
+    places = [partitions[place] for place in targets_by_hand(batch)]
+    for got, shift in ((sums, 0.0), (shifted, 2.0)):
+        wanted = 0.01 * sum((partition + shift) ** 2 for partition in places)
+        assert float(got["penalty"]) == pytest.approx(wanted, rel=1e-5)
+    assert float(shifted["loss"]) == pytest.approx(float(sums["loss"]), rel=1e-5)
+    assert "penalty" not in sums_of(batch, TRIMERS)
 
 
 def test_a_uniform_model_has_two_bits_a_base_whatever_the_tokenizer(

@@ -55,6 +55,26 @@ def test_the_learning_rate_rises_to_the_peak_and_falls_along_a_cosine() -> None:
     assert np.isfinite(float(schedule(o, 1)(0)))
 
 
+def test_the_learning_rate_stays_at_the_peak_and_falls_in_the_end() -> None:
+    o = Optimizer(
+        learning_rate=0.5,
+        warmup_steps=10,
+        schedule="wsd",
+        decay_fraction=0.4,
+        final_fraction=0.2,
+    )
+    rate = schedule(o, 110)
+    wanted = {0: 0.0, 5: 0.25, 10: 0.5, 40: 0.5, 70: 0.5, 80: 0.4, 90: 0.3, 110: 0.1, 200: 0.1}
+    assert {step: float(rate(step)) for step in wanted} == pytest.approx(wanted, abs=1e-7)
+    assert float(schedule(dataclasses.replace(o, schedule="cosine"), 110)(40)) < 0.45
+    # Short runs, runs without a warm-up, runs that fall from the peak on.
+    assert float(schedule(o, 6)(3)) == pytest.approx(0.5)
+    assert float(schedule(o, 6)(6)) == pytest.approx(0.1)
+    none = dataclasses.replace(o, warmup_steps=0, decay_fraction=1.0)
+    assert [float(schedule(none, 4)(n)) for n in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
+    assert np.isfinite(float(schedule(o, 1)(0)))
+
+
 CONSTANT = Optimizer(learning_rate=0.01, warmup_steps=0, final_fraction=1.0, clip=1.0)
 
 

@@ -294,3 +294,14 @@ def test_a_batch_in_parts_gives_the_same_update(parts: int) -> None:
 def test_a_mean_of_means_is_caught() -> None:
     (_, (_, whole)), (_, (_, halves)) = (accumulated(mean_bigram, parts) for parts in (1, 2))
     assert differ(halves, whole)
+
+
+def test_a_penalty_is_minimised_and_not_reported_as_loss() -> None:
+    def with_penalty(params: Params, batch: Batch) -> Sums:
+        return bigram(params, batch) | {"penalty": 9 * jnp.sum(params["lm_head"] ** 2)}
+
+    (_, (plain, params)), (_, (sums, held)) = (
+        accumulated(objective, 1) for objective in (bigram, with_penalty)
+    )
+    assert sums["loss"] == plain["loss"]
+    assert optax.tree.norm(held["lm_head"]) < optax.tree.norm(params["lm_head"])
