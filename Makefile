@@ -71,7 +71,8 @@ lint: $(DEV) ## style, types, shell scripts, and which room may import which
 	@$(RUN) -m pytest -q tests/test_doors.py
 
 # The present pins are kept where they still fit; UPGRADE=--upgrade takes the newest versions.
-# Each lock is bound by the one above it, so that all agree on every package they share.
+# Each lock is bound by the one above it, so that all agree on every package they share; but for
+# Beam's, which must have older versions of some.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-annotate --no-header $(UPGRADE)
 
@@ -83,6 +84,7 @@ lock: ## write the requirements files anew from pyproject.toml (needs uv)
 	$(LOCK) pyproject.toml --extra tpu -c requirements.txt -o requirements-tpu.txt
 	$(LOCK) pyproject.toml --extra cuda -c requirements.txt -o requirements-cuda.txt
 	$(LOCK) pyproject.toml --extra bpe -c requirements.txt -o requirements-bpe.txt
+	$(LOCK) pyproject.toml --extra beam -o requirements-beam.txt
 
 clean: ## remove .venv, caches and build outputs (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,7 +25,7 @@ from data_pipeline.records import Measured, Records
 from data_pipeline.rows import RowFormat, RowSource, StoredRows
 from data_pipeline.survey import chosen, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
-from data_pipeline.writing import CorpusConfig, PackedCorpus
+from data_pipeline.writing import IN_PROCESS, CorpusConfig, PackedCorpus, Runner
 
 CODE_VERSION = 3  # raise it when the same sources and options give other rows
 POINTER = "corpus.json"
@@ -105,8 +105,10 @@ class Corpus:
         return read_table(os.path.join(self.folder, RECORDS))
 
 
-def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
+def build_corpus(options: CorpusOptions, data_dir: str, runner: Runner = IN_PROCESS) -> Corpus:
     """The corpus of these options, built into `data_dir` unless it is there already.
+
+    The rows are the same whatever `runner` writes them.
 
     Raises UserError for wrong options, malformed sources, sequences that occur in both splits, a
     validation split of near-copies (`overlap`), and when another process is building in `data_dir`.
@@ -141,7 +143,7 @@ def build_corpus(options: CorpusOptions, data_dir: str) -> Corpus:
             "code_version": CODE_VERSION,
             "options": plain,
             "inputs": inputs,
-            **_build(options, learned, inputs, fingerprint, data_dir),
+            **_build(options, learned, inputs, fingerprint, data_dir, runner),
             "libraries": datasets.library_versions(),
         }
         manifest["markov"] = markov_floor(Corpus(data_dir, manifest))
@@ -177,6 +179,7 @@ def _build(
     inputs: Mapping[str, list[dict[str, Any]]],
     fingerprint: str,
     data_dir: str,
+    runner: Runner,
 ) -> dict[str, Any]:
     """Writes the data set; returns its part of the manifest."""
     paths = {split: [file["path"] for file in files] for split, files in inputs.items()}
@@ -212,6 +215,7 @@ def _build(
         name=f"rows-{fingerprint[:16]}",
         plan=plan,
         format=RowFormat(tokenizer, options.row_length, options.soft_mask_weight != 1),
+        runner=runner,
     )
     folder = os.path.join(data_dir, PackedCorpus.name, config.name, str(PackedCorpus.VERSION))
     datasets.remove_leftovers(data_dir, folder)

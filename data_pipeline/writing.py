@@ -11,9 +11,9 @@ import json
 import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
@@ -37,13 +37,30 @@ class Job:
     counts: str  # path of the count that is left behind
 
 
-Runner = Callable[[Iterable[Job]], None]
+class Runner(Protocol):
+    """Does jobs, in any order."""
+
+    @property
+    def parts(self) -> int:
+        """Into how many jobs a split is divided, if it has as many shards."""
+
+    def __call__(self, jobs: Iterable[Job]) -> None:
+        """Returns when all are done."""
 
 
-def in_process(jobs: Iterable[Job]) -> None:
-    """Does one job after the other."""
-    for job in jobs:
-        write(job)
+@dataclass(frozen=True)
+class InProcess:
+    """One job after the other, in one pass over the sources of a split."""
+
+    parts: ClassVar[int] = 1
+
+    def __call__(self, jobs: Iterable[Job]) -> None:
+        """Does them here."""
+        for job in jobs:
+            write(job)
+
+
+IN_PROCESS = InProcess()
 
 
 def write(job: Job) -> None:
@@ -74,8 +91,7 @@ class CorpusConfig(tfds.core.BuilderConfig):
 
     plan: Mapping[str, SplitPlan]
     format: RowFormat
-    runner: Runner = in_process
-    jobs: int = 1  # of a split
+    runner: Runner
 
 
 class PackedCorpus(FileReaderBuilder):
@@ -114,7 +130,7 @@ class PackedCorpus(FileReaderBuilder):
                 str(templates[split].sharded_filepath(shard_index=i, num_shards=plan.shards))
                 for i in range(plan.shards)
             ]
-            for shards in divided(plan.shards, config.jobs):
+            for shards in divided(plan.shards, config.runner.parts):
                 own = tuple(paths[shard] for shard in shards)
                 counts = os.path.join(folder, f"{split}-{shards.start}.counts.json")
                 jobs.append((split, Job(plan, config.format, shards, own, counts)))
@@ -151,7 +167,9 @@ def divided(shards: int, parts: int) -> list[range]:
 
 
 def stored_rows(path: str) -> int:
-    """How many rows are in the file, as the file itself says."""
+    """How many rows are in the file, as the file itself says; RuntimeError if there is none."""
+    if not os.path.exists(path):
+        raise RuntimeError(f"{path}: the shard was not written")
     reader = array_record_module.ArrayRecordReader(path)
     try:
         return reader.num_records()

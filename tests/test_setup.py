@@ -29,6 +29,7 @@ LOCKS = {
     "requirements-tpu.txt": "tpu",
     "requirements-cuda.txt": "cuda",
     "requirements-bpe.txt": "bpe",
+    "requirements-beam.txt": "beam",
 }
 LINE = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)(?: ; (?P<marker>[^\\]+?))?"
@@ -132,7 +133,9 @@ def test_build_tool_agrees_with_its_lock() -> None:
 def test_every_lock_holds_what_requirements_txt_holds() -> None:
     """So that a .venv for tests, a TPU or a GPU runs the same versions as the plain one."""
     for lock in LOCKS:
-        assert read("requirements.txt") <= read(lock), lock
+        # Apache Beam caps protobuf, numpy and pyarrow: it has an environment of its own.
+        if lock != "requirements-beam.txt":
+            assert read("requirements.txt") <= read(lock), lock
 
 
 def test_accelerator_locks_hold_the_accelerator() -> None:

@@ -6,6 +6,10 @@ the labelled records named by config.contigs into a second one (DIR/data/contigs
 relative to config.root; web addresses and - (standard input) are saved in DIR/data/downloads first.
 What is there already and of the same identity is kept.
 
+--workers=N writes the corpus in N processes, --beam_pipeline_options=runner=NAME,... through Apache
+Beam (an environment of its own: requirements-beam.txt; runner=FnApiRunner is a local one). The rows
+are the same.
+
 --inspect builds nothing: it shows what has been prepared in DIR, and draws it beside the manifests
 (DIR/data/corpus/corpus.svg, DIR/data/contigs/contigs.svg).
 """
@@ -22,6 +26,10 @@ from dnallm_jax.commands import common
 
 def define_flags() -> None:
     common.define_config_flags()
+    flags.DEFINE_integer("workers", 1, "processes that write the corpus", lower_bound=1)
+    flags.DEFINE_list(
+        "beam_pipeline_options", [], "name=value,...: write the corpus through Apache Beam"
+    )
     flags.DEFINE_boolean("inspect", False, "show what has been prepared; build nothing")
 
 
@@ -31,6 +39,8 @@ def run(arguments: list[str]) -> None:
         _inspect(common.workdir())
         return
     config, workdir = common.config(), common.workdir()
+    if flags.FLAGS.beam_pipeline_options and flags.FLAGS.workers > 1:
+        raise UserError("--workers and --beam_pipeline_options are both given; choose one of them")
 
     from data_pipeline import describing
     from data_pipeline.contigs import ContigsOptions, build_contigs
@@ -59,6 +69,7 @@ def run(arguments: list[str]) -> None:
                 seed=config.corpus.seed,
             ),
             str(workdir / common.CORPUS),
+            _runner(),
         )
         for line in describing.lines(corpus.manifest):
             print(line)
@@ -76,6 +87,16 @@ def run(arguments: list[str]) -> None:
         )
         for line in describing.lines(contigs.manifest):
             print(line)
+
+
+def _runner() -> Any:
+    """The data_pipeline.writing.Runner that the flags ask for."""
+    from data_pipeline import runners
+    from data_pipeline.writing import IN_PROCESS
+
+    if options := flags.FLAGS.beam_pipeline_options:
+        return runners.Beam(tuple(f"--{option.removeprefix('--')}" for option in options))
+    return runners.Processes(flags.FLAGS.workers) if flags.FLAGS.workers > 1 else IN_PROCESS
 
 
 def _inspect(workdir: pathlib.Path) -> None:
