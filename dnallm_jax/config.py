@@ -116,13 +116,14 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
+    name: str = "adamw"  # adamw | muon (for the matrices of blocks; not in the composition section)
     learning_rate: float = 1e-3  # peak
     warmup_steps: int = 100
     schedule: str = "cosine"  # after the warm-up: cosine | wsd (stable, then a line down)
     decay_fraction: float = 0.2  # of the steps after the warm-up: the line down (wsd)
     final_fraction: float = 0.1  # of the peak, at the end
     weight_decay: float = 0.1  # of matrices; norms, biases and embeddings are never decayed
-    beta1: float = 0.9
+    beta1: float = 0.9  # these two of AdamW
     beta2: float = 0.95
     clip: float = 1.0  # global gradient norm
 
@@ -346,7 +347,11 @@ def _check(c: Config) -> None:
     }
     require(c.pretrain.z_loss >= 0, f"pretrain.z_loss is {c.pretrain.z_loss}; choose 0 or more")
     for section, value in trained.items():
-        o = value.optimizer
+        o, names = value.optimizer, ("adamw",) if section == "composition" else ("adamw", "muon")
+        require(
+            o.name in names,
+            f"{section}.optimizer.name {o.name!r} is not {' or '.join(names)}",
+        )
         require(
             o.schedule in ("cosine", "wsd"),
             f"{section}.optimizer.schedule {o.schedule!r} is not cosine or wsd",

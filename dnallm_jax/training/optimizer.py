@@ -1,4 +1,4 @@
-"""How do gradients move parameters? Clipped AdamW: warm-up, decay, masked weight decay."""
+"""How do gradients move parameters? Clipped AdamW or Muon: warm-up, decay, masked decay."""
 
 import jax
 import jax.numpy as jnp
@@ -46,18 +46,50 @@ def decayed(params: Params) -> Params:
 def make_optimizer(
     o: Optimizer, steps: int, *, frozen: str = "", frozen_steps: int = 0
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) on clipped gradients.
+    """AdamW (Loshchilov & Hutter 2019) or Muon on clipped gradients.
 
     For the first `frozen_steps` updates the parameters under the top-level key `frozen` do not
-    move; their gradients still count in the norm that is clipped, and in Adam's moments.
+    move; their gradients still count in the norm that is clipped, and in the moments.
     """
-    adamw = optax.chain(
-        optax.clip_by_global_norm(o.clip),
-        optax.adamw(
-            schedule(o, steps), o.beta1, o.beta2, weight_decay=o.weight_decay, mask=decayed
+    rate = schedule(o, steps)
+    if o.name == "muon":
+        moved = _muon(o, rate)
+    else:
+        moved = optax.adamw(rate, o.beta1, o.beta2, weight_decay=o.weight_decay, mask=decayed)
+    tx = optax.chain(optax.clip_by_global_norm(o.clip), moved)
+    return optax.chain(tx, _hold(frozen, frozen_steps)) if frozen_steps else tx
+
+
+def _muon(o: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan 2024) for the matrices of each block, AdamW for the rest.
+
+    Both look ahead along their momentum (Nesterov), as optax couples them. An orthogonal step is
+    made as long as AdamW's usual ones (Liu et al. 2025), so that one learning rate and one weight
+    decay do for both.
+    """
+    from optax import contrib  # many modules, for few runs
+
+    # [layer, ...]: the axes that a matrix sums over, and those of what it gives.
+    given = {
+        **dict.fromkeys(("wq", "wk", "wv"), contrib.MuonDimensionNumbers(1, (2, 3))),
+        "wo": contrib.MuonDimensionNumbers((1, 2), 3),
+        **dict.fromkeys(("gate", "up", "down"), contrib.MuonDimensionNumbers(1, 2)),
+    }
+
+    def matrices(params: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(lambda path, _: given.get(path[-1].key), params)
+
+    return optax.chain(
+        contrib.muon(
+            1.0,
+            adam_b1=o.beta1,
+            adam_b2=o.beta2,
+            muon_weight_dimension_numbers=matrices,
+            consistent_rms=0.2,
         ),
+        optax.add_decayed_weights(-o.weight_decay, decayed),
+        optax.scale_by_schedule(rate),
     )
-    return optax.chain(adamw, _hold(frozen, frozen_steps)) if frozen_steps else adamw
 
 
 def _hold(key: str, steps: int) -> optax.GradientTransformation:

@@ -21,13 +21,14 @@ def state_shardings(mesh: Mesh, axes: Any, tx: optax.GradientTransformation, par
     """Shardings of the whole train state: moments lie with their parameters, scalars everywhere."""
     param_shardings = meshes.tree_shardings(mesh, axes)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    moments = optax.tree_map_params(
-        tx,
-        lambda _, s: s,
-        jax.eval_shape(tx.init, params),
-        param_shardings,
-        transform_non_params=lambda _: everywhere,
-    )
+    by_path = dict(jax.tree_util.tree_leaves_with_path(param_shardings))
+
+    def lies(path: tuple, _: Any) -> NamedSharding:
+        """A moment is named as its parameter is, wherever in the optimizer's state it is."""
+        ends = (path[start:] for start in range(len(path)))
+        return next((by_path[end] for end in ends if end in by_path), everywhere)
+
+    moments = jax.tree_util.tree_map_with_path(lies, jax.eval_shape(tx.init, params))
     return {"params": param_shardings, "optimizer": moments, "step": everywhere}
 
 
