@@ -1,0 +1,211 @@
+"""How fast does `score` work, and how near is that to what the processor can do?
+
+    python -m benchmarks.bench_score [--bundle=DIR] [--kilobases=600] [--batch-size=auto]
+
+Scores simulated contigs of 300, 1,000 and 3,000 bases, from a FASTA file to a TSV file, in one
+process, its start excluded; both strands are covered. Without a bundle the networks are those of
+configs/detector.py with random parameters, which are as fast. Prints for each length
+
+    kb/CPU-s   thousand bases for each second of processor time, of all threads together
+    kb/s       the same for each second
+    of matmul  arithmetic of the networks (padding included) in each second of processor time, over
+               the rate of a 1,024-wide float32 product, measured before and after in this process
+    in step    the same while the networks alone compute
+    used       share of the arithmetic that is not spent on rows without a piece
+    rows       share of the processor time in which pieces are turned into rows
+    matmul     that rate, GFLOP for each second of processor time
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.bench_frames import simulated
+from configs.detector import get_config
+from data_pipeline.frames import Codon
+from data_pipeline.reading import read_records
+from data_pipeline.views import Composition, Frames
+from dnallm_jax.config import gpt_spec, resolve
+from dnallm_jax.evaluation.calibration import Calibration
+from dnallm_jax.model.composition import CompositionSpec
+from dnallm_jax.model.gpt import GPTSpec
+from dnallm_jax.model.network import composition_network, gpt_network
+from dnallm_jax.parallel import hosts
+from dnallm_jax.parallel.execution import choose
+from dnallm_jax.parallel.mesh import make_mesh
+from dnallm_jax.planning.flops import flops_per_token
+from dnallm_jax.scoring import batch, bundle, settings
+from dnallm_jax.scoring.detector import Detector
+from dnallm_jax.scoring.formats import choose_format
+from dnallm_jax.scoring.joint import JointScorer
+from dnallm_jax.scoring.output import Calls
+from dnallm_jax.scoring.progress import Progress
+
+
+def random_detector(batch_tokens: int) -> tuple[Detector, dict[str, bundle.Reading]]:
+    """The networks of configs/detector.py with fresh parameters, and how they read."""
+    config, (run, _) = resolve(get_config()), choose()
+    codon, sizes = Codon(), config.composition
+    spec = CompositionSpec(Composition.features, sizes.widths, sizes.networks)
+    gpt = gpt_network(gpt_spec(config.model, codon.vocab_size), run, pooling="mean", causal=True)
+    members = {
+        "codons": (gpt, codon.spec(), Frames.name, config.score.window),
+        "composition": (composition_network(spec), None, Composition.name, sizes.window),
+    }
+    mesh = make_mesh(data=-1, fsdp=1)
+    scorers, readings = {}, {}
+    for name, (network, tokenizer, view, window) in members.items():
+        readings[name] = bundle.Reading(network.description, tokenizer, view, window)
+        scorers[name] = bundle.make_scorer(
+            network.initialise(0), readings[name], run, mesh, batch_tokens=batch_tokens
+        )
+    opened = bundle.Detector(JointScorer(scorers), Calibration(), 0.5, {"sha256": "random"})
+    return Detector(opened, Calls(0.5), batch_tokens), readings
+
+
+def flop(network: Mapping[str, Any], arrays: Mapping[str, Any]) -> float:
+    """Of the matrix products of one batch; causal attention counted half, as in planning/flops."""
+    if network["kind"] == "composition":
+        sizes = [network["features"], *network["widths"], 1]
+        products = sum(a * b for a, b in itertools.pairwise(sizes))
+        return 2.0 * network["networks"] * products * len(arrays["features"])
+    spec = GPTSpec(**{field.name: network[field.name] for field in dataclasses.fields(GPTSpec)})
+    rows, length = arrays["tokens"].shape
+    how = {"causal": network["causal"], "language_model": False, "training": False}
+    return rows * length * flops_per_token(spec, length, **how)
+
+
+class Meter:
+    """Counts what the networks of a detector compute, and the time that rows take to make."""
+
+    def __init__(self, detector: Detector, readings: Mapping[str, bundle.Reading]) -> None:
+        self.clear()
+        for name, scorer in detector.bundle.scorer._members.items():
+            scorer._logits = self._counted(scorer._logits, readings[name].network)
+            scorer._view = _Timed(scorer._view, self)
+
+    def clear(self) -> None:
+        self.flop = self.used = self.rows = 0.0
+        self.batches: list[Callable[[], Any]] = []
+
+    def _counted(self, logits: Any, network: Mapping[str, Any]) -> Any:
+        def counted(params: Any, arrays: Mapping[str, Any]) -> Any:
+            work = flop(network, arrays)
+            held = np.asarray(arrays["features" if "features" in arrays else "segment_ids"])
+            self.flop += work
+            self.used += work * float(held.any(axis=1).mean())
+            self.batches.append(lambda: (work, logits(params, arrays).block_until_ready()))
+            return logits(params, arrays)
+
+        return counted
+
+    def step_rate(self) -> float:
+        """FLOP for each second of processor time while nothing but the networks computes."""
+        begin = time.process_time()
+        done = sum(again()[0] for again in self.batches[-12:])
+        return done / (time.process_time() - begin)
+
+
+class _Timed:
+    """A view that tells a meter how long it reads."""
+
+    def __init__(self, view: Any, meter: Meter) -> None:
+        self._view, self._meter = view, meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._view, name)
+
+    def read(self, pieces: Any, bases: int) -> Any:
+        begin = time.thread_time()
+        batches = self._view.read(pieces, bases)
+        self._meter.rows += time.thread_time() - begin
+        return batches
+
+
+def matmul_rate(repeats: int = 8) -> float:
+    """FLOP for each second of processor time in a 1,024-wide float32 product; the best."""
+    a = jnp.ones((1024, 1024), jnp.float32)
+    product = jax.jit(lambda x: x @ x)
+    product(a).block_until_ready()
+    times = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        product(a).block_until_ready()
+        times.append(time.process_time() - begin)
+    return 2 * 1024**3 / min(times)
+
+
+@contextlib.contextmanager
+def fasta(contigs: list[bytes]) -> Iterator[tuple[str, str]]:
+    """(a file with the contigs, a name for the output)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "contigs.fa")
+        with path.open("wb") as file:
+            for number, contig in enumerate(contigs):
+                file.write(b">contig_%d\n%s\n" % (number, contig))
+        yield str(path), str(path.with_name("scores.tsv"))
+
+
+def score(detector: Detector, source: str, target: str) -> None:
+    """As the command does."""
+    batch.score_to_files(
+        detector.bundle,
+        detector.calls,
+        read_records([source], strict=False),
+        batch.Targets(target, choose_format(target)),
+        Progress([source], quiet=True),
+        provenance=settings.provenance(detector.bundle, detector.calls, "benchmark"),
+        identity={},
+        resume=False,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--bundle", default="")
+    parser.add_argument("--kilobases", type=float, default=600)
+    parser.add_argument("--batch-size", default=settings.AUTO)
+    parser.add_argument("--lengths", default="300,1000,3000")
+    arguments = parser.parse_args()
+    hosts.start()
+    if arguments.bundle:
+        detector = Detector.load(arguments.bundle, batch_size=arguments.batch_size)
+        members = detector.bundle.manifest["members"]
+        readings = {name: bundle.Reading(**values) for name, values in members.items()}
+    else:
+        detector, readings = random_detector(settings.batch_tokens(arguments.batch_size))
+    meter = Meter(detector, readings)
+    rng = np.random.default_rng(0)
+    names = ("kb/CPU-s", "kb/s", "of matmul", "in step", "used", "rows", "matmul")
+    print(f"batches of {detector.batch_tokens:,} tokens")
+    print(f"{'bases':>8}" + "".join(f"{name:>12}" for name in names))
+    for length in map(int, arguments.lengths.split(",")):
+        with fasta(simulated(rng, length, 20)) as few:
+            score(detector, *few)  # which compiles
+        with fasta(simulated(rng, length, round(1e3 * arguments.kilobases / length))) as files:
+            meter.clear()
+            rate = matmul_rate()
+            begin, processor = time.perf_counter(), time.process_time()
+            score(detector, *files)
+            processor, wall = time.process_time() - processor, time.perf_counter() - begin
+            rate = max(rate, matmul_rate())
+        print(
+            f"{length:>8}{arguments.kilobases / processor:12.1f}{arguments.kilobases / wall:12.1f}"
+            f"{meter.flop / processor / rate:12.1%}{meter.step_rate() / rate:12.1%}"
+            f"{meter.used / meter.flop:12.1%}{meter.rows / processor:12.1%}{rate / 1e9:12.1f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
