@@ -133,6 +133,7 @@ class Pretrain:
     steps: int = 1000
     batch_rows: int = 32  # rows of a global batch
     accumulate: int = 1  # parts of a batch that are worked on one after the other, for less memory
+    ema: float = 0.0  # weight of the old in a running mean of the parameters, e.g. 0.999; 0: none
     z_loss: float = 0.0  # weight of the squared log-partition of the logits, e.g. 1e-4
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     log_every: int = 10
@@ -345,6 +346,10 @@ def _check(c: Config) -> None:
         "finetune": fine,
         "composition": c.composition,
     }
+    require(
+        0 <= c.pretrain.ema < 1,
+        f"pretrain.ema is {c.pretrain.ema}; choose 0 for none or more, less than 1",
+    )
     require(c.pretrain.z_loss >= 0, f"pretrain.z_loss is {c.pretrain.z_loss}; choose 0 or more")
     for section, value in trained.items():
         o, names = value.optimizer, ("adamw",) if section == "composition" else ("adamw", "muon")

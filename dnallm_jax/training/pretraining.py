@@ -12,7 +12,7 @@ from data_pipeline import floors, loader
 from data_pipeline.corpus import Corpus
 from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
-from dnallm_jax.model.gpt import GPT, initialise, logical_axes
+from dnallm_jax.model.gpt import GPT, Params, initialise, logical_axes
 from dnallm_jax.parallel import execution, hosts, signals
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.training import objectives, resuming, step
@@ -72,7 +72,11 @@ def pretrain(
         tx = make_optimizer(settings.optimizer, settings.steps)
         axes = logical_axes(GPT, spec)
         state, shardings = step.make_state(
-            functools.partial(initialise, GPT, spec, seed=settings.seed), tx, mesh, axes
+            functools.partial(initialise, GPT, spec, seed=settings.seed),
+            tx,
+            mesh,
+            axes,
+            ema=settings.ema > 0,
         )
         objective = functools.partial(
             objectives.next_token,
@@ -128,21 +132,27 @@ def pretrain(
 
         eval_step = step.make_eval_step(objective)
 
-        def evaluate(state: step.TrainState) -> dict[str, float]:
-            if "validation" not in corpus.splits:
-                return {}
+        def validated(params: Params) -> float:
             batches = loader.in_order(
                 corpus.source("validation"),
                 tokenizer,
                 corpus.row_length,
-                batch_rows=settings.batch_rows,
+                batch_rows=rows_at_once,
                 rows=settings.eval_rows,
                 process=part,
                 processes=parts,
             )
-            sums = [eval_step(state["params"], meshes.to_device(b, mesh)) for b in batches]
+            sums = [eval_step(params, meshes.to_device(b, mesh)) for b in batches]
             total = {k: sum(float(s[k]) for s in jax.device_get(sums)) for k in ("loss", "weight")}
-            return {"validation_bits_per_base": bits_per_base(total)}
+            return bits_per_base(total)
+
+        def evaluate(state: step.TrainState) -> dict[str, float]:
+            if "validation" not in corpus.splits:
+                return {}
+            metrics = {"validation_bits_per_base": validated(state["params"])}
+            if "ema" in state:
+                metrics["validation_bits_per_base_of_ema"] = validated(state["ema"])
+            return metrics
 
         def save(progress: Progress, state: step.TrainState, metrics: dict[str, float]) -> None:
             nonlocal last
@@ -163,7 +173,9 @@ def pretrain(
             telemetry.keep()
             checkpoints.save(number, state, manifest, metrics, passing=passing)
 
-        train_step = step.make_train_step(objective, tx, shardings, accumulate=settings.accumulate)
+        train_step = step.make_train_step(
+            objective, tx, shardings, accumulate=settings.accumulate, ema=settings.ema
+        )
 
         def run_steps(
             state: step.TrainState, progress: Progress, left_out: Collection[int]

@@ -13,11 +13,15 @@ from dnallm_jax.model.gpt import Params
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.training.objectives import Batch, Sums
 
-TrainState = dict[str, Any]  # {"params": Params, "optimizer": optax state, "step": int32 []}
+# {"params": Params, "optimizer": optax state, "step": int32 []}, and where it is asked for "ema":
+# Params, their running mean.
+TrainState = dict[str, Any]
 Objective = Callable[[Params, Batch], Sums]
 
 
-def state_shardings(mesh: Mesh, axes: Any, tx: optax.GradientTransformation, params: Any) -> Any:
+def state_shardings(
+    mesh: Mesh, axes: Any, tx: optax.GradientTransformation, params: Any, *, ema: bool = False
+) -> Any:
     """Shardings of the whole train state: moments lie with their parameters, scalars everywhere."""
     param_shardings = meshes.tree_shardings(mesh, axes)
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -29,30 +33,43 @@ def state_shardings(mesh: Mesh, axes: Any, tx: optax.GradientTransformation, par
         return next((by_path[end] for end in ends if end in by_path), everywhere)
 
     moments = jax.tree_util.tree_map_with_path(lies, jax.eval_shape(tx.init, params))
-    return {"params": param_shardings, "optimizer": moments, "step": everywhere}
+    shardings = {"params": param_shardings, "optimizer": moments, "step": everywhere}
+    return shardings | ({"ema": param_shardings} if ema else {})
 
 
 def make_state(
-    init: Callable[[], Params], tx: optax.GradientTransformation, mesh: Mesh, axes: Any
+    init: Callable[[], Params],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    axes: Any,
+    *,
+    ema: bool = False,
 ) -> tuple[TrainState, Any]:
     """A fresh train state whose every array is created already sharded, and its shardings."""
 
     def create() -> TrainState:
         params = init()
-        return {"params": params, "optimizer": tx.init(params), "step": jnp.zeros([], jnp.int32)}
+        state = {"params": params, "optimizer": tx.init(params), "step": jnp.zeros([], jnp.int32)}
+        return state | ({"ema": params} if ema else {})
 
-    shardings = state_shardings(mesh, axes, tx, jax.eval_shape(init))
+    shardings = state_shardings(mesh, axes, tx, jax.eval_shape(init), ema=ema)
     return jax.jit(create, out_shardings=shardings)(), shardings
 
 
 def make_train_step(
-    objective: Objective, tx: optax.GradientTransformation, shardings: Any, *, accumulate: int = 1
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    shardings: Any,
+    *,
+    accumulate: int = 1,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """The jitted update; the old state's memory is donated. Metrics are the objective's sums.
 
     What is minimised is the loss (and penalty, if any) summed over the whole batch, divided once by
     its summed weight: `accumulate` parts of it, one after the other, give the same update in a part
-    of the memory.
+    of the memory. `ema` is the weight of the old mean in a state's "ema"; it is less in the first
+    steps, so that the start is soon forgotten.
     """
 
     def summed(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
@@ -87,6 +104,9 @@ def make_train_step(
         updates, optimizer = tx.update(gradient, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
+        if ema:
+            old = jnp.minimum(ema, (1 + state["step"]) / (10 + state["step"]))
+            new["ema"] = optax.incremental_update(params, state["ema"], 1 - old)
         return new, {**sums, "gradient_norm": optax.tree.norm(gradient)}
 
     return train_step
