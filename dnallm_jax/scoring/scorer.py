@@ -8,7 +8,7 @@ sequence.
 
 import copy
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +28,12 @@ from dnallm_jax.parallel import mesh as meshes
 # batches.
 _GROUP_BASES, _GROUP_SEQUENCES = 2_000_000, 100_000
 _SMALLEST_WINDOW, _STEP = 150, 0.5**0.5
-_KNOWN = np.isin(np.arange(256), np.frombuffer(b"ACGTUacgtu", np.uint8))
+_LETTERS = b"ACGTUacgtu"
+_AHEAD = (
+    4  # batches that are made while one is computed; what more of them hold grows with a genome
+)
+
+Span = tuple[bytes, int, int]  # a sequence, and where a window of it starts and stops
 
 
 @dataclass(frozen=True)
@@ -85,27 +90,24 @@ class Scorer:
 
     def _score_group(self, sequences: Sequence[bytes]) -> Iterator[Scored]:
         cuts = [windows(len(sequence), self._window) for sequence in sequences]
-        pieces = [
-            sequence[start:stop]
+        spans = [
+            (sequence, start, stop)
             for sequence, own in zip(sequences, cuts, strict=True)
             for start, stop in own
         ]
-        by_length: dict[int, list[int]] = defaultdict(
-            list
-        )  # length of the row -> numbers of pieces
+        by_length: dict[int, list[int]] = defaultdict(list)  # length of the row -> numbers of spans
         longest: dict[int, int] = {}  # ... -> bases that fit it
-        for number, piece in enumerate(pieces):
-            size = next(size for size in self._sizes if size >= len(piece))
+        for number, (_, start, stop) in enumerate(spans):
+            size = next(size for size in self._sizes if size >= stop - start)
             length = self._view.row_length(size)
             by_length[length].append(number)
             longest[length] = max(size, longest.get(length, 0))
-        logits = np.zeros((len(pieces), self._view.strands))
+        logits = np.zeros((len(spans), self._view.strands))
         for length, numbers in by_length.items():
-            logits[numbers] = self._run([pieces[n] for n in numbers], longest[length], length)
+            logits[numbers] = self._run([spans[n] for n in numbers], longest[length], length)
         at = 0
         for sequence, own in zip(sequences, cuts, strict=True):
-            known = _KNOWN[np.frombuffer(sequence, np.uint8)]
-            weights = np.array([known[start:stop].sum() for start, stop in own], np.float64)
+            weights = np.array([known_bases(sequence[start:stop]) for start, stop in own], float)
             strands = logits[at : at + len(own)]
             at += len(own)
             if not weights.sum():
@@ -115,28 +117,36 @@ class Scorer:
             yield Scored(
                 logit=float(weights @ strands.mean(axis=1)),
                 windows=len(own),
-                fraction_scored=float(known.mean()),
+                fraction_scored=known_bases(sequence) / len(sequence),
                 strand_gap=float(weights @ np.ptp(strands, axis=1)),
             )
 
-    def _run(self, pieces: list[bytes], bases: int, length: int) -> np.ndarray:
-        """float[len(pieces), strands]: logits of pieces of one row length, in batches of one shape.
+    def _run(self, spans: Sequence[Span], bases: int, length: int) -> np.ndarray:
+        """float[len(spans), strands]: logits of windows of one row length, in batches of one shape.
 
-        `bases` is as long as a piece may be whose row has that length.
+        `bases` is as long as a window may be whose row has that length.
         """
         parts = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         size = batch_rows(length, self._batch_tokens, parts)
-        waiting = []
-        for start in range(0, len(pieces), size):
-            chunk = pieces[start : start + size]
-            batches = self._view.read(chunk + [b""] * (size - len(chunk)), bases)
+        fetched: list[list[np.ndarray]] = []
+        waiting: deque[list[jax.Array]] = deque()  # batches that are being computed
+        for at in range(0, len(spans), size):
+            pieces = [sequence[start:stop] for sequence, start, stop in spans[at : at + size]]
+            batches = self._view.read(pieces + [b""] * (size - len(pieces)), bases)
             waiting.append([self._logits(self._params, self._on_device(b)) for b in batches])
-        fetched = [np.stack(strands, axis=1) for strands in jax.device_get(waiting)]
-        return np.concatenate(fetched)[: len(pieces)]
+            if len(waiting) > _AHEAD:
+                fetched.append(jax.device_get(waiting.popleft()))
+        fetched += jax.device_get(list(waiting))
+        return np.concatenate([np.stack(strands, axis=1) for strands in fetched])[: len(spans)]
 
     def _on_device(self, batch: Batch) -> dict[str, jax.Array]:
         read = {name: array for name, array in batch.items() if name != "weights"}
         return meshes.to_device(meshes.own_rows(read, self._mesh), self._mesh)
+
+
+def known_bases(letters: bytes) -> int:
+    """How many of the letters are A, C, G or T (or U)."""
+    return len(letters) - len(letters.translate(None, _LETTERS))
 
 
 def window_sizes(window: int) -> list[int]:
