@@ -7,6 +7,7 @@ The ConfigDict is locked: a key that is not a field here is refused with "Did yo
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import typing
@@ -268,26 +269,31 @@ def _check(c: Config) -> None:
         if not holds:
             raise UserError(f"config {c.name}: {sentence}")
 
-    model, fine = c.model, c.finetune
+    def of(key: str) -> Any:
+        return functools.reduce(getattr, key.split("."), c)
+
+    def one_of(key: str, *known: str) -> None:
+        words = " or ".join(known) if len(known) < 3 else f"one of {', '.join(known)}"
+        require(of(key) in known, f"{key} {of(key)!r} is not {words}")
+
+    def multiple(key: str, other: str) -> None:
+        require(
+            of(key) % of(other) == 0,
+            f"{key} {of(key)} is not a multiple of {other} {of(other)}",
+        )
+
+    model, fine, composition = c.model, c.finetune, c.composition
     for key, size in vars(model).items():
         least = 0 if key == "lookback" else 1
         require(size >= least, f"model.{key} is {size}; it must be {least} or more")
-    require(
-        c.tokenizer.name in TOKENIZER_KEYS,
-        f"tokenizer.name {c.tokenizer.name!r} is not one of {', '.join(TOKENIZER_KEYS)}",
-    )
-    require(
-        model.heads % model.kv_heads == 0,
-        f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}",
-    )
+    one_of("tokenizer.name", *TOKENIZER_KEYS)
+    multiple("model.heads", "model.kv_heads")
     require(
         model.head_width % 2 == 0,
         f"model.head_width {model.head_width} must be even (rotary pairs)",
     )
-    require(
-        fine.pooling in ("mean", "last"), f"finetune.pooling {fine.pooling!r} is not mean or last"
-    )
-    require(fine.view in ("bases", "frames"), f"finetune.view {fine.view!r} is not bases or frames")
+    one_of("finetune.pooling", "mean", "last")
+    one_of("finetune.view", "bases", "frames")
     require(
         fine.view != "frames"
         or c.tokenizer.name == "codon"
@@ -296,96 +302,52 @@ def _check(c: Config) -> None:
         "tokenizer.k to 3",
     )
     for key, known in EXECUTION_CHOICES.items():
-        value = getattr(c.execution, key)
-        require(value in known, f"execution.{key} {value!r} is not one of {', '.join(known)}")
-    for section, fraction in (
-        ("corpus", c.corpus.validation_fraction),
-        ("contigs", c.contigs.validation_fraction),
+        one_of(f"execution.{key}", *known)
+    for key in (
+        *("corpus.validation_fraction", "contigs.validation_fraction", "pretrain.ema"),
+        *("composition.dropout", "composition.feature_dropout"),
     ):
+        require(0 <= of(key) < 1, f"{key} is {of(key)}; choose 0 or more, less than 1")
+    for key in ("finetune.lengths", "composition.lengths"):
+        require(bool(of(key)), f"{key} is empty; name at least one window length in bases")
         require(
-            0 <= fraction < 1,
-            f"{section}.validation_fraction is {fraction}; choose 0 or more, less than 1",
+            all(isinstance(length, int) and length > 0 for length in of(key)),
+            f"{key} {of(key)} are window lengths in bases: whole numbers above 0",
         )
-    for section, lengths in (("finetune", fine.lengths), ("composition", c.composition.lengths)):
-        require(
-            bool(lengths), f"{section}.lengths is empty; name at least one window length in bases"
-        )
-        require(
-            all(isinstance(length, int) and length > 0 for length in lengths),
-            f"{section}.lengths {lengths} are window lengths in bases: whole numbers above 0",
-        )
-    for key in ("dropout", "feature_dropout"):
-        share = getattr(c.composition, key)
-        require(0 <= share < 1, f"composition.{key} is {share}; choose 0 or more, less than 1")
-    require(c.composition.steps >= 0, "composition.steps must be 0 (the GPT alone) or more")
+    require(composition.steps >= 0, "composition.steps must be 0 (the GPT alone) or more")
     require(
-        bool(c.composition.widths) and min(c.composition.widths) > 0,
-        f"composition.widths {c.composition.widths} must be one number above 0 or more",
+        bool(composition.widths) and min(composition.widths) > 0,
+        f"composition.widths {composition.widths} must be one number above 0 or more",
     )
     require(0 < c.score.false_positive_rate < 1, "score.false_positive_rate lies between 0 and 1")
-    for name, count in (
-        ("corpus.row_length", c.corpus.row_length),
-        ("pretrain.batch_rows", c.pretrain.batch_rows),
-        ("pretrain.accumulate", c.pretrain.accumulate),
-        ("pretrain.eval_rows", c.pretrain.eval_rows),
-        ("finetune.batch_tokens", fine.batch_tokens),
-        ("composition.batch_windows", c.composition.batch_windows),
-        ("composition.networks", c.composition.networks),
-        ("composition.window", c.composition.window),
-        ("score.window", c.score.window),
-        ("score.batch_tokens", c.score.batch_tokens),
+    for key in (
+        *("corpus.row_length", "pretrain.batch_rows", "pretrain.accumulate", "pretrain.eval_rows"),
+        *("finetune.batch_tokens", "composition.batch_windows", "composition.networks"),
+        *("composition.window", "score.window", "score.batch_tokens"),
+        *("pretrain.steps", "finetune.steps"),
     ):
-        require(count > 0, f"{name} must be at least 1")
-    require(
-        c.pretrain.batch_rows % c.pretrain.accumulate == 0,
-        f"pretrain.batch_rows {c.pretrain.batch_rows} is not a multiple of pretrain.accumulate "
-        f"{c.pretrain.accumulate}",
-    )
-    trained: dict[str, Any] = {
-        "pretrain": c.pretrain,
-        "finetune": fine,
-        "composition": c.composition,
-    }
-    require(
-        0 <= c.pretrain.ema < 1,
-        f"pretrain.ema is {c.pretrain.ema}; choose 0 for none or more, less than 1",
-    )
+        require(of(key) > 0, f"{key} must be at least 1")
+    multiple("pretrain.batch_rows", "pretrain.accumulate")
     require(c.pretrain.z_loss >= 0, f"pretrain.z_loss is {c.pretrain.z_loss}; choose 0 or more")
-    for section, value in trained.items():
-        o, names = value.optimizer, ("adamw",) if section == "composition" else ("adamw", "muon")
-        require(
-            o.name in names,
-            f"{section}.optimizer.name {o.name!r} is not {' or '.join(names)}",
-        )
-        require(
-            o.schedule in ("cosine", "wsd"),
-            f"{section}.optimizer.schedule {o.schedule!r} is not cosine or wsd",
-        )
-        require(
-            0 < o.decay_fraction <= 1,
-            f"{section}.optimizer.decay_fraction is {o.decay_fraction}; choose more than 0, at "
-            "most 1",
-        )
-        steps = () if section == "composition" else ("steps",)
-        for key in (*steps, "log_every", "eval_every", "save_every", "keep"):
-            require(getattr(value, key) > 0, f"{section}.{key} must be at least 1")
+    for section in ("pretrain", "finetune", "composition"):
+        muon = ("muon",) if section != "composition" else ()
+        one_of(f"{section}.optimizer.name", "adamw", *muon)
+        one_of(f"{section}.optimizer.schedule", "cosine", "wsd")
+        key = f"{section}.optimizer.decay_fraction"
+        require(0 < of(key) <= 1, f"{key} is {of(key)}; choose more than 0, at most 1")
+        for key in ("log_every", "eval_every", "save_every", "keep"):
+            require(of(f"{section}.{key}") > 0, f"{section}.{key} must be at least 1")
         for key in ("eval_every", "save_every"):
             # A resumed run then writes the same lines of metrics as one that was never stopped.
-            require(
-                getattr(value, key) % value.log_every == 0,
-                f"{section}.{key} {getattr(value, key)} is not a multiple of {section}.log_every "
-                f"{value.log_every}",
-            )
-    for section, guarded in (("pretrain", c.pretrain), ("finetune", fine)):
+            multiple(f"{section}.{key}", f"{section}.log_every")
+    for section in ("pretrain", "finetune"):
+        one_of(f"{section}.on_bad_step", "stop", "leave_out")
+        spike = of(f"{section}.spike")
         require(
-            guarded.on_bad_step in ("stop", "leave_out"),
-            f"{section}.on_bad_step {guarded.on_bad_step!r} is not stop or leave_out",
+            spike == 0 or spike > 1,
+            f"{section}.spike is {spike}; choose more than 1, or 0 for none",
         )
-        require(
-            guarded.spike == 0 or guarded.spike > 1,
-            f"{section}.spike is {guarded.spike}; choose more than 1, or 0 for none",
-        )
-        require(guarded.keep_every >= 0, f"{section}.keep_every must be 0 or more")
+        require(of(f"{section}.keep_every") >= 0, f"{section}.keep_every must be 0 or more")
     require(
         list(vars(c.mesh).values()).count(-1) <= 1, "only one axis of mesh may be -1 (what is left)"
     )

@@ -106,7 +106,7 @@ CLASHES = [
     ({"pretrain__batch_rows": 0}, "pretrain.batch_rows must be at least 1"),
     ({"pretrain__batch_rows": 8, "pretrain__accumulate": 3},
      "pretrain.batch_rows 8 is not a multiple of pretrain.accumulate 3"),
-    ({"pretrain__ema": 1.0}, "pretrain.ema is 1.0; choose 0 for none or more, less than 1"),
+    ({"pretrain__ema": 1.0}, "pretrain.ema is 1.0; choose 0 or more, less than 1"),
     ({"pretrain__z_loss": -1.0}, "pretrain.z_loss is -1.0; choose 0 or more"),
     ({"execution__remat": "all"},
      "execution.remat 'all' is not one of none, block, dots, offload"),
