@@ -277,65 +277,57 @@ def barrier(name: str) -> None:
 
 
 def from_main(compute: Callable[[], Any]) -> Any:
-    """What process 0 computes (JSON values), on every process; its UserError is raised on all."""
+    """What process 0 computes (JSON values), on every process; what it raises, all raise."""
     import jax
 
     if jax.process_count() == 1:
         return compute()
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    said = b""
+    said: dict[str, Any] = {}
+    failed = None
     if is_main():
         try:
-            said = json.dumps({"value": compute()}).encode()
-        except UserError as error:
-            said = json.dumps({"error": str(error)}).encode()
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
-    text = np.zeros(-(-length // 4096) * 4096, np.uint8)  # few shapes to compile for
-    text[: len(said)] = np.frombuffer(said, np.uint8)
-    heard = json.loads(
-        multihost_utils.broadcast_one_to_all(text).astype(np.uint8).tobytes()[:length]
-    )
+            said = {"value": compute()}
+        except Exception as error:
+            said, failed = {"error": str(error)}, error
+    heard = everyone(said)[0]
     if "error" in heard:
-        raise UserError(heard["error"])
+        raise failed or UserError(heard["error"])
     return heard["value"]
+
+
+def everyone(value: Any) -> list[Any]:
+    """The JSON values of all processes, in order, on every process."""
+    import jax
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = process_allgather(np.int32(len(text)))
+    room = np.zeros(-(-int(lengths.max()) // 4096) * 4096, np.uint8)  # few shapes to compile for
+    room[: len(text)] = text
+    texts = process_allgather(room)
+    return [json.loads(t[:n].tobytes()) for t, n in zip(texts, lengths, strict=True)]
 
 
 def agree(facts: Mapping[str, str]) -> None:
     """UserError, on every process, when a process has other facts than process 0.
 
     Args:
-      facts: what must be the same everywhere (versions, digests), short texts by name; the same
-        names everywhere.
+      facts: what must be the same everywhere (versions, digests), by name.
     """
-    import jax
-
-    if jax.process_count() == 1:
-        return
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    width = 128
-    mine = np.zeros((len(facts) + 1, width), np.uint8)
-    for row, text in zip(mine, (socket.gethostname(), *facts.values()), strict=True):
-        letters = np.frombuffer(text.encode()[:width], np.uint8)
-        row[: len(letters)] = letters
-    everyone = multihost_utils.process_allgather(mine)
-
-    def read(row: np.ndarray) -> str:
-        return row.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="replace")
-
-    others = [
-        f"process {process} ({read(theirs[0])}) has {name} {read(theirs[number])}, process 0 has "
-        f"{read(everyone[0][number])}"
-        for process, theirs in enumerate(everyone)
-        for number, name in enumerate(facts, start=1)
-        if not np.array_equal(theirs[number], everyone[0][number])
+    first, *others = everyone({"host": socket.gethostname(), **facts})
+    differ = [
+        f"process {number} ({other['host']}) has {name} {other.get(name)}, process 0 "
+        f"({first['host']}) has {first[name]}"
+        for number, other in enumerate(others, start=1)
+        for name in facts
+        if other.get(name) != first[name]
     ]
-    if others:
-        more = f"; and {len(others) - 3} more" if len(others) > 3 else ""
+    if differ:
+        more = f"; and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise UserError(
-            f"the hosts differ: {'; '.join(others[:3])}{more}. Make all of them equal and start "
+            f"the hosts differ: {'; '.join(differ[:3])}{more}. Make all of them equal and start "
             "again"
         )

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import pathlib
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ from dnallm_jax.training.manifest import (
     Damaged,
     parse_manifest,
     read_manifest,
+    saved_steps,
     write_manifest,
 )
 
@@ -161,6 +161,7 @@ class Checkpoints:
         Raises:
           UserError: none is whole (never silently a fresh start), or it is one of another run.
         """
+        self.finish()  # what is being saved is not damaged
         manifest = hosts.from_main(self._newest)
         return None if manifest is None else (self._read(manifest["step"], state), manifest)
 
@@ -187,6 +188,7 @@ class Checkpoints:
 
         A damaged one is reported by name and the next best is taken; UserError when there is none.
         """
+        self.finish()
         manifest = hosts.from_main(self._best)
         return self._read(manifest["step"], state), manifest
 
@@ -250,14 +252,6 @@ class Checkpoints:
 def in_short(changed: list[str], most: int = 5) -> str:
     """The first few lines of `config.differences` as one."""
     return "; ".join(changed[:most]) + ("; ..." if len(changed) > most else "")
-
-
-def saved_steps(directory: pathlib.Path) -> list[int]:
-    """The steps that have a folder in `directory`, whole or not, ascending."""
-    if not directory.is_dir():
-        return []
-    numbers = (p for p in directory.iterdir() if re.fullmatch("0|[1-9][0-9]*", p.name))
-    return sorted(int(p.name) for p in numbers if p.is_dir())
 
 
 def newest_whole(directory: pathlib.Path) -> pathlib.Path:

@@ -120,7 +120,7 @@ def train(
             due_evaluation = step % plan.eval_every == 0 or last
             due_save = step % plan.save_every == 0 or last
             stop = asked_to_stop(step) and not last
-            if due_evaluation or due_save:
+            if due_evaluation or due_save or (stop and step % plan.log_every == 0):
                 report(step)
             evaluation = evaluate(state) if due_evaluation else {}
             if evaluation:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,3 +80,11 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         if found[name] != checksum:
             raise Damaged(f"{folder / name} has changed since it was written (sha256 differs)")
     return manifest
+
+
+def saved_steps(directory: pathlib.Path) -> list[int]:
+    """The steps that have a folder in `directory`, whole or not, ascending."""
+    if not directory.is_dir():
+        return []
+    numbers = (p for p in directory.iterdir() if re.fullmatch("0|[1-9][0-9]*", p.name))
+    return sorted(int(p.name) for p in numbers if p.is_dir())

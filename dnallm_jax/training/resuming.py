@@ -72,7 +72,6 @@ def run_through(
                 f"{told}. Lower the learning rate, or look at these records; the last checkpoint "
                 "is untouched"
             )
-        checkpoints.finish()
         restored = checkpoints.restore(layout)
         if restored is None:
             raise UserError(f"{told}. There is no checkpoint yet to go back to")

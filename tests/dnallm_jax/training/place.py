@@ -20,12 +20,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dnallm_jax.parallel import hosts
 from dnallm_jax.training.checkpoints import saved_steps
 from dnallm_jax.training.manifest import MANIFEST, read_manifest
 
-STEPS, SAVE_EVERY = 16, 4
+SAVE_EVERY = 4
 
-RECIPE = f"""
+RECIPE = """
 from dnallm_jax.config import default_config
 
 def get_config():
@@ -42,9 +43,15 @@ def get_config():
     f.batch_tokens, f.lengths, f.freeze_steps = 384, (60,), 6
     s.window, s.batch_tokens = 60, 1024
     for t in (p, f):
-        t.steps, t.log_every, t.eval_every, t.save_every = {STEPS}, 2, {SAVE_EVERY}, {SAVE_EVERY}
+        t.steps, t.log_every, t.eval_every, t.save_every = STEPS, 2, SAVE_EVERY, SAVE_EVERY
     return c
 """
+# Compiles faster, for runs of which only the bits matter.
+_QUICK = " ".join(
+    flag
+    for flag in ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+    if "emitters" not in flag or jax.__version_info__ < (0, 11)
+)
 
 _IMPORTED = [
     *("main", "jax", "flax.nnx", "optax", "orbax.checkpoint", "tensorflow_datasets", "sklearn"),
@@ -54,11 +61,12 @@ _IMPORTED = [
 
 
 class Place:
-    """A folder with a recipe and data of its own; `settings` are further words of each command."""
+    """A folder with a recipe of so many steps, and data."""
 
-    def __init__(self, folder: pathlib.Path, settings: tuple[str, ...] = ()) -> None:
-        self.folder, self.settings = folder, settings
-        (folder / "tiny.py").write_text(RECIPE)
+    def __init__(self, folder: pathlib.Path, steps: int) -> None:
+        self.folder, self.steps = folder, steps
+        recipe = RECIPE.replace("STEPS", str(steps)).replace("SAVE_EVERY", str(SAVE_EVERY))
+        (folder / "tiny.py").write_text(recipe)
         rng = np.random.default_rng(0)
 
         def record(name: str, words: str, bases: int, gc: float) -> str:
@@ -82,7 +90,7 @@ class Place:
         """The processes of a command; what process 0 says goes to WORKDIR.txt."""
         line = ["main.py", command, f"--config={self.folder / 'tiny.py'}"]
         line += [f"--config.root={self.folder}", f"--workdir={self.folder / workdir}"]
-        line += [*self.settings, *words]
+        line += words
         if command != "prepare":
             line.append(f"--devices={devices}")
         if processes > 1:
@@ -91,7 +99,8 @@ class Place:
         for process in range(processes):
             said = self.said(workdir, process)
             said.write_bytes(b"")
-            own = [*line, f"--process={process}"] if processes > 1 else line
+            own = [word.format(process=process) for word in line]
+            own += [f"--process={process}"] if processes > 1 else []
             arguments = (own, str(said), str(self.folder / "compiled"))
             started.append(self._context.Process(target=_run, args=arguments, daemon=True))
             started[-1].start()
@@ -110,7 +119,7 @@ class Place:
         assert set(codes) == {0}, (codes, said, self.said(workdir, processes - 1).read_text())
         return said
 
-    def ended(self, started: list[BaseProcess], seconds: float = 250) -> list[int | None]:
+    def ended(self, started: list[BaseProcess], seconds: float = 600) -> list[int | None]:
         """The exit codes; a process that has not ended by then is killed."""
         deadline = time.monotonic() + seconds
         for process in started:
@@ -146,7 +155,7 @@ def _free_port() -> int:
 
 def _run(words: list[str], said: str, compiled: str) -> None:
     """In a new process: `python main.py WORDS` as far as a fork can."""
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = _QUICK
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -155,6 +164,7 @@ def _run(words: list[str], said: str, compiled: str) -> None:
         os.dup2(file.fileno(), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = words
+    hosts.LOST_SECONDS = 5
     import main
 
     code = 0
@@ -192,9 +202,9 @@ def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> list[
 
 def assert_equal_runs(one: pathlib.Path, other: pathlib.Path) -> None:
     """The same last checkpoint, bit for bit, and any other that both have; the same metrics."""
-    steps = sorted({*saved_steps(one / "checkpoints")} & {*saved_steps(other / "checkpoints")})
-    assert STEPS in steps
-    for step in steps:
+    steps = [saved_steps(run / "checkpoints") for run in (one, other)]
+    assert steps[0][-1] == steps[1][-1]
+    for step in sorted({*steps[0]} & {*steps[1]}):
         folders = [run / "checkpoints" / str(step) for run in (one, other)]
         assert differing(arrays(folders[0]), arrays(folders[1])) == [], step
         manifests = [read_manifest(folder) for folder in folders]

@@ -237,7 +237,7 @@ def test_planted_the_sums_since_the_last_line_are_lost(
 
     monkeypatch.setattr(Run, "save", forgetful)
     plan = Plan(steps=6, log_every=3, eval_every=6, save_every=6)
-    assert differing(tmp_path, plan, stops=range(1, 6)) == [1, 2, 3, 4, 5]
+    assert differing(tmp_path, plan, stops=range(1, 6)) == [1, 2, 4, 5]
 
 
 def test_asked_to_stop_at_the_last_step_a_run_is_done(tmp_path: pathlib.Path) -> None:

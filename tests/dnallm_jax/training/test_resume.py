@@ -18,17 +18,18 @@ from dnallm_jax.training.checkpoints import saved_steps
 from dnallm_jax.training.manifest import read_manifest
 from tests.dnallm_jax.training.place import (
     SAVE_EVERY,
-    STEPS,
     Place,
     arrays,
     assert_equal_runs,
     differing,
 )
 
+STEPS = 16
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    place = Place(tmp_path_factory.mktemp("resume"))
+    place = Place(tmp_path_factory.mktemp("resume"), STEPS)
     place.run("prepare", "whole")
     for name in ("killed", "stopped"):
         shutil.copytree(place.folder / "whole", place.folder / name)
