@@ -55,12 +55,13 @@ class Outcome:
 
 
 @functools.cache
-def one_update(sizes: tuple[int, int, int]) -> Outcome:
+def one_update(sizes: tuple[int, int, int], accumulate: int = 1) -> Outcome:
     """One update of the GPT on a mesh of as many devices as the sizes say."""
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     state, shardings = start(mesh)
     batch = to_device(packed(ROWS, LENGTH), mesh)
-    train_step = step.make_train_step(next_token(on_mesh(RUN, mesh)), TX, shardings)
+    objective = next_token(on_mesh(RUN, mesh))
+    train_step = step.make_train_step(objective, TX, shardings, accumulate=accumulate)
     compiled = train_step.lower(state, batch).compile(QUICK)
     state, sums = compiled(state, batch)
     moment = jax.device_get(optax.tree.get(state["optimizer"], "mu"))
@@ -91,6 +92,12 @@ def test_a_step_on_a_mesh_is_the_step_on_one_device(sizes: tuple[int, int, int])
     assert differences(one_update(sizes), one_update((1, 1, 1))) == []
 
 
+def test_a_step_in_parts_on_a_mesh_is_the_step_on_one_device() -> None:
+    got = one_update((1, 4, 2), accumulate=2)
+    assert differences(got, one_update((1, 1, 1))) == []
+    assert strange_transfers((1, 4, 2), got.compiled, rows=len(ROWS) // 2) == []
+
+
 def test_a_wrong_gradient_is_caught() -> None:
     whole = one_update((1, 1, 1))
     # As if the parts of a batch had been averaged each by itself: 1 in 10,000 off.
@@ -113,12 +120,14 @@ def test_an_update_moves_every_parameter_by_adam() -> None:
         np.testing.assert_allclose(new, old - 0.01 * direction, rtol=0, atol=2e-6)
 
 
-def strange_transfers(sizes: tuple[int, int, int], compiled: jax.stages.Compiled) -> list[str]:
+def strange_transfers(
+    sizes: tuple[int, int, int], compiled: jax.stages.Compiled, *, rows: int = len(ROWS)
+) -> list[str]:
     """Activations [B, L, ...] that devices exchange though each could work on its own rows.
 
     Only the tensor axis makes sums over activations, and only of the rows of one part of the batch.
     """
-    own_rows = len(ROWS) // (sizes[0] * sizes[1])
+    own_rows = rows // (sizes[0] * sizes[1])
     found = []
     for line in compiled.as_text().splitlines():
         kind = re.search(r" (all-gather|all-reduce|all-to-all|collective-permute)\(", line)
