@@ -28,6 +28,7 @@ SIDE_DOORS = {
     ("parallel", "dnallm_jax.model"): "the mesh must divide the shapes that GPTSpec describes",
     ("training", "dnallm_jax.planning.flops"): "one formula of MFU, wherever MFU is printed",
     ("scoring", "dnallm_jax.training.checkpoints"): "a bundle is kept as checkpoints are",
+    ("scoring", "dnallm_jax.training.manifest"): "and explains and vouches for itself as they do",
     ("scoring", "dnallm_jax.evaluation"): "a score is a calibrated probability with a threshold",
 }
 # Files above 400 lines that are one question all the same: path -> why it is not two files.

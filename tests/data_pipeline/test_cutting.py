@@ -1,98 +1,28 @@
 """Are training windows what they say: half viral, evenly drawn, from where they should come?"""
 
-import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
 from data_pipeline import contigs, cutting
-from data_pipeline.cutting import Cutting, WindowBatches, batch_rows, fixed_windows, table
+from data_pipeline.cutting import WindowBatches, batch_rows, fixed_windows, table
 from data_pipeline.errors import UserError
-from data_pipeline.loader import Batch
 from data_pipeline.tokenizers import Kmer, Nucleotide, reverse_complement
-from data_pipeline.views import Bases, Composition, Frames, TokenView, View
-
-USUAL = Cutting(
-    lengths=(60, 100),
-    batch_tokens=1024,
-    balance_key="family",
-    negative_balance_key="group",
-    max_ambiguous=0.1,
-    mutate=0.0,
+from data_pipeline.views import Bases, Composition, Frames, TokenView
+from tests.data_pipeline.windows import (
+    USUAL,
+    Records,
+    draws,
+    joined,
+    random_bases,
+    record,
+    same,
+    usual_records,
+    windows_of,
 )
-
-
-class Records:
-    """Labelled records of random bases, as the data set gives them."""
-
-    def __init__(self, records: list[dict[str, Any]]) -> None:
-        self.records = records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.records[index]
-
-
-def record(number: int, label: int, bases: bytes, **known: str) -> dict[str, Any]:
-    text = {**dict.fromkeys(cutting.METADATA, "-"), **known, "id": f"r{number}"}
-    return {
-        "bases": np.frombuffer(bases, np.uint8),
-        "label": label,
-        **{name: value.encode() for name, value in text.items()},
-    }
-
-
-def random_bases(seed: int, length: int) -> bytes:
-    return np.random.default_rng(seed).choice(np.frombuffer(b"ACGT", np.uint8), length).tobytes()
-
-
-def usual_records() -> Records:
-    """Viruses of three families, 12, 3 and 1 records; others of two groups, 9 and 1; short ones."""
-    viral = ["big"] * 12 + ["mid"] * 3 + ["small"]
-    other = ["bacteria"] * 9 + ["archaea"]
-    rows = [(1, {"family": name}) for name in viral] + [(0, {"group": name}) for name in other]
-    records = [
-        record(n, label, random_bases(n, 100 + 37 * (n % 5)), **known)
-        for n, (label, known) in enumerate(rows)
-    ]
-    short = [
-        record(len(records) + label, label, random_bases(90 + label, 80), family="short", group="s")
-        for label in (0, 1)
-    ]
-    return Records([*records, *short])
-
-
-def windows_of(
-    records: Records | None = None, view: View | None = None, seed: int = 3, **changed: Any
-) -> WindowBatches:
-    split = {k: changed.pop(k) for k in ("parts", "process", "processes") if k in changed}
-    records = records or usual_records()
-    settings = dataclasses.replace(USUAL, **changed)
-    return WindowBatches(
-        records, table(records), view or Bases(Nucleotide()), settings, seed=seed, **split
-    )
-
-
-def draws(batches: WindowBatches, count: int, length: int = 100) -> list[tuple[int, int, bytes]]:
-    """(label, record, window) of `count` examples."""
-    return [(j % 2, *batches.draw(0, j, length)) for j in range(count)]
-
-
-def same(a: Batch, b: Batch) -> bool:
-    return a.keys() == b.keys() and all(
-        x.dtype == b[key].dtype and np.array_equal(x, b[key]) for key, x in a.items()
-    )
-
-
-def joined(parts: list[Batch]) -> Batch:
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
 
 # Where windows come from
 
@@ -158,95 +88,6 @@ def test_both_lengths_occur_and_a_batch_has_one() -> None:
     assert min(widths.values()) > 10
     rows = {batches(number)["tokens"].shape for number in range(10)}
     assert rows == {(16, 64), (8, 112)}
-
-
-# Labels and balance
-
-
-def test_half_of_every_batch_is_viral() -> None:
-    batches = windows_of()
-    for number in range(10):
-        batch = batches(number)
-        assert batch["labels"].dtype == batch["example_weights"].dtype == np.float32
-        assert batch["labels"].mean() == 0.5
-        assert (batch["example_weights"] == 1).all()
-
-
-def shares(batches: WindowBatches, records: Records, key: str, label: int) -> dict[str, float]:
-    found = [number for drawn, number, _ in draws(batches, 3000) if drawn == label]
-    names = Counter(records[number][key].decode() for number in found)
-    return {name: count / len(found) for name, count in names.items()}
-
-
-def unbalanced(batches: WindowBatches, records: Records) -> list[str]:
-    """Families and groups that are not drawn about as often as the others."""
-    found = []
-    for key, label in (("family", 1), ("group", 0)):
-        drawn = shares(batches, records, key, label)
-        even = 1 / len(drawn)
-        found += [name for name, share in drawn.items() if abs(share - even) > 0.05]
-    return found
-
-
-def test_families_and_groups_are_drawn_evenly() -> None:
-    records = usual_records()
-    batches = windows_of(records)
-    assert set(shares(batches, records, "family", 1)) == {"big", "mid", "small"}
-    assert unbalanced(batches, records) == []
-    within = Counter(number for label, number, _ in draws(batches, 3000) if label == 1)
-    assert len(within) == 16
-    of_big = [within[number] for number in range(12)]
-    assert max(of_big) < 3 * min(of_big), "evenly within a family"
-
-
-def test_planted_records_drawn_evenly_whatever_their_family() -> None:
-    records = usual_records()
-    batches = windows_of(records, balance_key="id", negative_balance_key="id")
-    assert set(unbalanced(batches, records)) >= {"big", "small", "bacteria", "archaea"}
-
-
-def nested_records() -> Records:
-    """Of group a: clusters of 8 and 1; of group b: one cluster of 3. Viruses beside them."""
-    where = [("a", "a1")] * 8 + [("a", "a2")] + [("b", "b1")] * 3
-    records = [
-        record(n, 0, random_bases(n, 120), group=group, cluster=cluster)
-        for n, (group, cluster) in enumerate(where)
-    ]
-    return Records([*records, record(len(records), 1, random_bases(99, 120))])
-
-
-def strayed(batches: WindowBatches, wanted: dict[str, float]) -> list[str]:
-    """Clusters whose share of the windows that are not viral is not about the one wanted."""
-    found = shares(batches, nested_records(), "cluster", 0)
-    return [name for name, share in wanted.items() if abs(found.get(name, 0) - share) > 0.05]
-
-
-def test_a_group_is_drawn_first_and_then_one_of_its_clusters() -> None:
-    nested = windows_of(nested_records(), negative_balance_key="group/cluster")
-    assert strayed(nested, {"a1": 0.25, "a2": 0.25, "b1": 0.5}) == []
-    weighted = windows_of(
-        nested_records(), negative_balance_key="group/cluster", negative_weights=("a=3",)
-    )
-    assert strayed(weighted, {"a1": 0.375, "a2": 0.375, "b1": 0.25}) == []
-
-
-def test_planted_one_field_alone_is_found() -> None:
-    flat = windows_of(nested_records(), negative_balance_key="cluster")
-    assert strayed(flat, {"a1": 0.25, "a2": 0.25, "b1": 0.5})
-
-
-@pytest.mark.parametrize(
-    ("weights", "sentence"),
-    [
-        (("a",), "'a' is not of the form NAME=NUMBER with a number above 0"),
-        (("a=-1",), "'a=-1' is not of the form NAME=NUMBER with a number above 0"),
-        (("c=2",), "names 'c', but no non-viral training record has this group"),
-    ],
-)
-def test_weights_that_mean_nothing(weights: tuple[str, ...], sentence: str) -> None:
-    with pytest.raises(UserError, match="negative_weights") as raised:
-        windows_of(nested_records(), negative_weights=weights)
-    assert str(raised.value).endswith(sentence)
 
 
 def test_windows_of_all_lengths_share_a_batch_where_rows_are_alike() -> None:
