@@ -13,7 +13,6 @@ megabases in genomes of ten, in one chromosome or in reads of 100 bases.
 
 import argparse
 import gzip
-import itertools
 import os
 import resource
 import tempfile
@@ -81,10 +80,7 @@ class ThroughTfds(tfds.core.ShardBasedBuilder):
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
         del dl_manager
-        parts = (
-            itertools.batched(self.rows, 4_096) if hasattr(itertools, "batched") else [self.rows]
-        )
-        return {"train": [lambda own=own: enumerate(own) for own in parts]}
+        return {"train": [lambda: enumerate(self.rows)]}
 
 
 def measure_speed(megabases: float, row_length: int, spec: dict[str, Any], folder: str) -> None:

@@ -24,7 +24,6 @@ from data_pipeline.tokenizers import Tokenizer
 NIBBLE_VOCABULARY = 16
 CHUNK_BYTES = 4_096  # about so many bytes of tokens are compressed together, and unpacked for a row
 MOST_TOGETHER = 16
-_PAIRS = (np.arange(256) % 16 + (np.arange(256) // 16 << 8)).astype("<u2")
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,9 @@ class RowSource:
         }
         lengths = np.frombuffer(values["segment_lengths"], np.int32)
         if "token_pairs" in values:
-            pairs = _PAIRS[np.frombuffer(values["token_pairs"], np.uint8)]
-            tokens = pairs.view(np.uint8)[: int(lengths.sum())]
+            pairs = np.frombuffer(values["token_pairs"], np.uint8).astype("<u2")
+            pairs = (pairs << 4 | pairs) & 0x0F0F
+            tokens = pairs.view(np.uint8)[: sum(lengths.tolist())]
             tokens.flags.writeable = False
         else:
             tokens = np.frombuffer(values["tokens"], self.tokenizer.dtype)
