@@ -1,6 +1,7 @@
 """Are a platform and devices that are not there refused, and never replaced in silence?"""
 
 import os
+import socket
 
 import pytest
 
@@ -39,6 +40,42 @@ def test_what_is_not_there_is_refused(asked: dict, sentence: str) -> None:
     with pytest.raises(UserError) as error:
         hosts.start(**asked)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("peers", "sentence"),
+    [
+        (("nowhere", 2, 0), "--coordinator=nowhere is not of the form HOST:PORT"),
+        (("", 2, 0), "--coordinator= is not of the form HOST:PORT"),
+        (("a:1", 0, -1), "needs --processes=N and --process=I, I from 0 to N - 1; these are"),
+        (("a:1", 2, 2), "these are --processes=2 and --process=2"),
+        (("127.0.0.1:{used}", 2, 0), "process 0 cannot listen there (Address already in use)"),
+        (("127.0.0.1:{free}", 2, 1), "did not answer for 0.5 s ("),
+    ],
+)
+def test_peers_that_cannot_meet_are_told_why(
+    peers: tuple[str, int, int], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "JOIN_SECONDS", 0.5)
+    with socket.socket() as used, socket.socket() as free:
+        used.bind(("", 0))
+        used.listen()
+        free.bind(("", 0))  # bound, but nobody listens
+        ports = {"used": used.getsockname()[1], "free": free.getsockname()[1]}
+        address, processes, process = peers
+        asked = hosts.Peers(address.format(**ports), processes, process)
+        with pytest.raises(UserError) as error, hosts.joined("cpu", peers=asked):
+            pass
+    assert sentence in str(error.value)
+
+
+def test_alone_a_process_agrees_with_itself() -> None:
+    hosts.agree({"jax": "1"})
+    hosts.barrier("here")
+    assert hosts.everyone({"a": [1, 2.5]}) == [{"a": [1, 2.5]}]
+    assert hosts.from_main(lambda: 7) == 7
+    with hosts.joined("cpu"):
+        pass
 
 
 def test_what_is_there_is_taken() -> None:

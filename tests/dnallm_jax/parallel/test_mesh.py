@@ -1,6 +1,7 @@
 """Does the mesh cover the devices, the table split what it says, and a mistake get one sentence?"""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,3 +122,39 @@ def test_a_batch_is_split_over_its_rows_and_stays_as_it_is() -> None:
         np.testing.assert_array_equal(arrays[key], value)
         # 4 parts; the two devices along `tensor` hold the same rows.
         assert {s.data.shape for s in arrays[key].addressable_shards} == {(2, *value.shape[1:])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    process_index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Laid:
+    """As much of a mesh as says which process has which device."""
+
+    devices: np.ndarray
+    shape: dict[str, int]
+
+
+def parts(processes: list[int], tensor: int, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The part of a batch of each process, for devices of these processes in the mesh's order."""
+    devices = np.array([Device(p) for p in processes]).reshape(1, -1, tensor)
+    laid: Any = Laid(devices, {"data": 1, "fsdp": devices.shape[1], "tensor": tensor})
+    found = {}
+    for process in sorted(set(processes)):
+        monkeypatch.setattr(meshes.jax, "process_index", lambda process=process: process)
+        found[process] = meshes.batch_part(laid)
+    return found
+
+
+def test_a_process_reads_the_rows_of_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parts([0] * 4 + [1] * 4, 1, monkeypatch) == {0: (0, 2), 1: (1, 2)}
+    assert parts([0] * 4 + [1] * 4, 4, monkeypatch) == {0: (0, 2), 1: (1, 2)}
+    assert parts([0] * 4 + [1] * 4, 8, monkeypatch) == {0: (0, 1), 1: (0, 1)}
+    assert parts([0, 1, 0, 1, 2, 3, 2, 3], 4, monkeypatch) == dict.fromkeys(
+        (0, 1), (0, 2)
+    ) | dict.fromkeys((2, 3), (1, 2))
+    assert parts([0, 1, 0, 1], 1, monkeypatch) == {0: (0, 2), 1: (1, 2)}
+    with pytest.raises(UserError, match="gives the processes unequal parts of a batch"):
+        parts([0, 0, 0, 1, 1, 1], 2, monkeypatch)

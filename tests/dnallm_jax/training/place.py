@@ -95,7 +95,7 @@ class Place:
             line.append(f"--devices={devices}")
         if processes > 1:
             line += [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={processes}"]
-        started = []
+        started: list[BaseProcess] = []
         for process in range(processes):
             said = self.said(workdir, process)
             said.write_bytes(b"")

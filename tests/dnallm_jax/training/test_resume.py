@@ -126,3 +126,24 @@ def test_planted_differences_are_seen(pretrained: Place, tmp_path: pathlib.Path)
     (copy / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(doubled), ""]))
     with pytest.raises(AssertionError):
         assert_equal_runs(run, copy)
+
+
+def test_doctor_says_what_is_well_and_what_is_not(pretrained: Place) -> None:
+    said = pretrained.run("doctor", "whole", devices=2)
+    names = ("devices", "hosts", "versions", "cache", "workdir", "shared", "corpus", "contigs")
+    names += ("mesh", "memory", "disk")
+    assert [line.split()[:2] for line in said.splitlines()] == [["ok", name] for name in names]
+    assert not list((pretrained.folder / "whole").glob(".doctor*"))
+    sick = shutil.copytree(pretrained.folder / "whole", pretrained.folder / "sick")
+    begun = json.loads((sick / "pretrain" / "run.json").read_text())
+    (sick / "pretrain" / "run.json").write_text(json.dumps({**begun, "data": "0" * 64}))
+    next((sick / "data" / "contigs").rglob("*.array_record*")).unlink()
+    started = pretrained.start("doctor", "sick", "--config.pretrain.batch_rows=7", devices=2)
+    assert pretrained.ended(started) == [2]
+    said = pretrained.said("sick").read_text()
+    failed = {line.split()[1]: line for line in said.splitlines() if line.startswith("FAIL")}
+    assert set(failed) == {"corpus", "contigs", "mesh"}
+    assert "began with 000000000000; choose another --workdir" in failed["corpus"]
+    assert "missing or cut short; prepare the data again" in failed["contigs"]
+    assert "pretrain.batch_rows = 7 does not divide over the 2 parts" in failed["mesh"]
+    assert said.splitlines()[-1] == "dnallm_jax doctor: 3 of 11 checks failed"
