@@ -351,6 +351,8 @@ def save_bundle(folder: pathlib.Path, params: Any, manifest: Mapping[str, Any]) 
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(temporary / _ARRAYS, _flatten(params))
     if hosts.is_main():
+        # It names the folders of this machine, and says what the manifest says.
+        (temporary / _ARRAYS / "commit_success.txt").unlink(missing_ok=True)
         write_manifest(temporary, manifest)
         if folder.exists():
             folder.rename(old)
