@@ -35,7 +35,7 @@ refuse_boot_disk() { # arguments of the command: a preemption deletes the boot d
     case $word in --workdir=*) folder=${word#--workdir=} ;; esac
     previous=$word
   done
-  case $folder in "" | gs://*) return ;; esac
+  [ -n "$folder" ] || return 0
   previous=$folder
   while [ ! -e "$previous" ]; do previous=$(dirname "$previous"); done
   mounted=$(findmnt --noheadings --output TARGET --target "$previous")

@@ -52,6 +52,11 @@ def workdir() -> pathlib.Path:
     """The workdir as an absolute path; UserError when --workdir is missing."""
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name a folder, for example --workdir=runs/small")
+    if "://" in flags.FLAGS.workdir:
+        raise UserError(
+            f"--workdir={flags.FLAGS.workdir} is no folder; mount the bucket (launch/README.md says "
+            "how) and name the folder where it is mounted"
+        )
     return pathlib.Path(flags.FLAGS.workdir).absolute()
 
 

@@ -248,6 +248,10 @@ def test_settings_from_a_file(place: Place) -> None:
             ["run", *WHERE, *SLICE, "--", "pretrain", "--config=configs/new.py"],
             "--config=configs/new.py is not in the commit HEAD",
         ),
+        (
+            ["run", *WHERE, *SLICE, "--", "pretrain", "--workdir=gs://b/run"],
+            "--workdir=gs://b/run is no folder; mount the bucket by --mount",
+        ),
         (["run", *WHERE, *SLICE, "pretrain"], "unexpected 'pretrain'"),
         (["run", *WHERE, *SLICE, "--node-count=two"], "--node-count=two is not a whole number"),
         (["run", *WHERE, *SLICE, "--spot=maybe"], "--spot=maybe is neither true nor false"),
