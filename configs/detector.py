@@ -1,6 +1,6 @@
 """The shipped detector: a GPT over in-frame codons, joined to networks on composition.
 
-Expected after about two hours on two cores: 1.839 bits per base covered on validation genomes, AUROC
+Expected after two hours on two cores: 1.839 bits per base covered on validation genomes, AUROC
 .809 .857 .902 .926 .934 .941 on validation contigs of 300 to 10,000 bases. `make detector` runs it:
 
 python main.py prepare  --config=configs/detector.py --workdir=runs/detector --config.root=GENOMES
