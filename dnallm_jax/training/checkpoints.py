@@ -22,7 +22,6 @@ from data_pipeline.errors import UserError
 from dnallm_jax.config import differences
 from dnallm_jax.parallel import hosts
 from dnallm_jax.training.manifest import (
-    MANIFEST,
     Damaged,
     parse_manifest,
     read_manifest,
@@ -31,6 +30,7 @@ from dnallm_jax.training.manifest import (
 )
 
 _ARRAYS = "arrays"
+_UNFINISHED = ".unfinished"  # ends the name of a folder until it is whole
 _log = logging.getLogger("dnallm_jax")
 
 
@@ -101,9 +101,9 @@ class Checkpoints:
         as soon as a newer one is whole.
         """
         self.finish()
-        folder = self._directory / str(step)
+        folder = self._directory / f"{step}{_UNFINISHED}"
         if hosts.is_main():
-            if folder.exists():
+            if (self._directory / str(step)).exists():
                 raise RuntimeError(f"step {step} was saved before in {self._directory}")
             folder.mkdir(parents=True)
         self._writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_flatten(state)))
@@ -117,6 +117,7 @@ class Checkpoints:
         self._writer.wait_until_finished()
         if hosts.is_main():
             write_manifest(folder, manifest)
+            folder.rename(folder.with_suffix(""))
 
     def finish(self) -> None:
         """Waits until a running save is complete, then removes what it supersedes."""
@@ -146,8 +147,8 @@ class Checkpoints:
     def _delete(self, step: int) -> None:
         self._scores.pop(step, None)
         folder = self._directory / str(step)
-        (folder / MANIFEST).unlink(missing_ok=True)  # first: a killed deletion leaves no doubt
-        shutil.rmtree(folder)
+        # A deletion that is killed leaves no doubt about what is left.
+        shutil.rmtree(folder.rename(folder.with_suffix(_UNFINISHED)))
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest whole checkpoint as (state, manifest), laid out like `state`; or None.
@@ -166,6 +167,9 @@ class Checkpoints:
         return None if manifest is None else (self._read(manifest["step"], state), manifest)
 
     def _newest(self) -> dict[str, Any] | None:
+        for left in self._directory.glob(f"*{_UNFINISHED}"):
+            _log.warning("removed what a save (or a removal) that was cut off left: %s", left)
+            shutil.rmtree(left)
         steps = sorted(saved_steps(self._directory), reverse=True)
         for number, step in enumerate(steps):
             try:

@@ -18,7 +18,8 @@ def found(folder: pathlib.Path) -> list[pathlib.Path]:
     below = sorted({path.parent for path in folder.rglob("arrays") if path.is_dir()})
     runs = sorted({path.parent for path in below if path.name.isdigit()})
     steps = [run / str(step) for run in runs for step in saved_steps(run)]
-    return steps + [path for path in below if path not in steps and path.suffix != ".tmp"]
+    others = [path for path in below if path not in steps]
+    return steps + [p for p in others if p.suffix not in (".tmp", ".old", ".unfinished")]
 
 
 def table(folder: pathlib.Path) -> tuple[list[str], int]:

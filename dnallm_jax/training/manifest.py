@@ -1,7 +1,8 @@
 """What does a checkpoint say of itself, and is it whole?
 
 The manifest explains a folder of arrays and holds the sha256 of every file and of itself. It is
-written last, by rename: without it the folder does not count; with it every flipped bit is found.
+written last, then the folder is given its name: what has one is whole, or was damaged later, and
+then every flipped bit is found.
 """
 
 import hashlib

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from dnallm_jax.parallel import hosts
 from dnallm_jax.training.checkpoints import saved_steps
-from dnallm_jax.training.manifest import MANIFEST, read_manifest
+from dnallm_jax.training.manifest import read_manifest
 
 SAVE_EVERY = 4
 
@@ -135,16 +135,16 @@ class Place:
         while all(process.is_alive() for process in started) and not happened():
             time.sleep(0.001)
 
-    def kill_after(self, command: str, workdir: str, step: int, **options: int) -> int:
-        """Starts the command, kills it when `step` is whole; the newest step that it had saved."""
-        checkpoints = self.folder / workdir / command / "checkpoints"
+    def kill_when(
+        self, happened: Callable[[], bool], command: str, workdir: str, **options: int
+    ) -> None:
+        """Starts the command and kills it as soon as something has happened."""
         started = self.start(command, workdir, **options)
-        self.until(started, (checkpoints / str(step) / MANIFEST).exists)
+        self.until(started, happened)
         for process in started:
             process.kill()
         codes = self.ended(started)
         assert set(codes) == {-signal.SIGKILL}, (codes, self.said(workdir).read_text())
-        return max(step for step in saved_steps(checkpoints) if step < 900)
 
 
 def _free_port() -> int:

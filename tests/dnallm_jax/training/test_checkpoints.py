@@ -202,11 +202,11 @@ def test_a_checkpoint_counts_as_soon_as_its_arrays_are_written(
     monkeypatch.setattr(kept._writer, "wait_until_finished", slowly)
     kept.save(1, state_on(mesh_of()), {}, {})
     wait()
-    assert (folder / "1").is_dir()
-    with pytest.raises(UserError, match=r"1 has no manifest\.json \(its saving was cut off\)"):
+    assert (folder / "1.unfinished" / "arrays").is_dir()
+    with pytest.raises(UserError, match=r"no whole checkpoint \(there is none\)"):
         newest_whole(folder)
     written.set()
-    assert eventually((folder / "1" / MANIFEST).exists)
+    assert eventually((folder / "1").exists)
     assert newest_whole(folder).name == "1"
     kept.close()
 
@@ -453,6 +453,17 @@ def test_a_stray_numbered_folder_is_no_checkpoint(
     kept.save(30, state_on(mesh_of()), {}, {})
     kept.close()
     assert newest_whole(copied).name == "30"
+
+
+def test_what_a_cut_off_save_leaves_is_named_and_no_checkpoint(
+    saved: pathlib.Path, tmp_path: pathlib.Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    """Killed in its first save, a run has nothing to go on from: a fresh start is right."""
+    shutil.copytree(saved / "10", tmp_path / "10.unfinished")
+    kept = opened(tmp_path)
+    assert kept.restore(state_on(mesh_of())) is None
+    assert f"that was cut off left: {tmp_path / '10.unfinished'}" in warnings.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_whole_is_an_error_never_a_fresh_start(copied: pathlib.Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from dnallm_jax.parallel.hosts import STOPPED
 from dnallm_jax.training.checkpoints import saved_steps
-from dnallm_jax.training.manifest import MANIFEST
 from dnallm_jax.training.telemetry import read_metrics
 from tests.dnallm_jax.training.place import SAVE_EVERY, Place, arrays, assert_equal_runs
 
@@ -63,11 +62,17 @@ def test_asked_of_one_both_stop_and_go_on_exactly(place: Place) -> None:
     assert "SIGTERM: saves after this step" in place.said("ended", 1).read_text()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_lost_process_ends_the_other_and_both_go_on_exactly(place: Place, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "number"), [("pretrain", signal.SIGSTOP), ("finetune", signal.SIGKILL)]
+)
+def test_a_hung_or_lost_process_ends_the_other_and_both_go_on_exactly(
+    place: Place, command: str, number: signal.Signals
+) -> None:
     run = place.folder / "ended" / command
     started = place.start(command, "ended", **PAIR)
-    place.until(started, (run / "checkpoints" / str(SAVE_EVERY) / MANIFEST).exists)
+    place.until(started, (run / "checkpoints" / str(SAVE_EVERY)).exists)
+    os.kill(started[1].pid or 0, number)
+    started[0].join(600)
     started[1].kill()
     assert place.ended(started) == [STOPPED, -signal.SIGKILL], place.said("ended").read_text()
     last = place.said("ended").read_text().splitlines()[-1]

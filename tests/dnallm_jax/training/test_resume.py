@@ -36,13 +36,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
+def kill_again_and_again(place: Place, command: str) -> None:
+    """In `killed`: before the first step, inside a save, after one, and inside another."""
+    checkpoints = place.folder / "killed" / command / "checkpoints"
+    for moment in (
+        lambda: b"start  " in place.said("killed").read_bytes(),
+        (checkpoints / f"{SAVE_EVERY}.unfinished").exists,
+        (checkpoints / str(SAVE_EVERY)).exists,
+        (checkpoints / f"{2 * SAVE_EVERY}.unfinished").exists,
+    ):
+        place.kill_when(moment, command, "killed")
+        saved = saved_steps(checkpoints)
+        assert not saved or saved[-1] < STEPS
+
+
 @pytest.fixture(scope="module")
 def pretrained(place: Place) -> Place:
-    """Pre-trained in `whole` without a stop, in `killed` with one."""
+    """Pre-trained in `whole` without a stop, in `killed` with several."""
     place.run("pretrain", "whole")
-    step = place.kill_after("pretrain", "killed", SAVE_EVERY)
+    kill_again_and_again(place, "pretrain")
     run = place.folder / "killed" / "pretrain"
-    assert SAVE_EVERY <= step < STEPS
     # What else a killed run, or a stray hand, may leave.
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 15, "bits_per_ba')
@@ -71,32 +84,29 @@ def test_a_finished_run_says_its_result_again(pretrained: Place) -> None:
     assert result.read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    ("command", "number"), [("pretrain", signal.SIGTERM), ("finetune", signal.SIGINT)]
+)
 def test_asked_to_stop_a_run_saves_and_says_so_by_its_exit_code(
-    pretrained: Place, command: str
+    pretrained: Place, command: str, number: signal.Signals
 ) -> None:
     if command == "finetune":
         pretrained.run("finetune", "whole")
-    workdir = "stopped"
-    run = pretrained.folder / workdir / command
-    # One signal at each start, until there is no step left to stop after.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        started = pretrained.start(command, workdir)
-        before = max(saved_steps(run / "checkpoints"), default=0)
-        pretrained.until(started, lambda: b"/16  " in pretrained.said("stopped").read_bytes())
-        os.kill(started[0].pid or 0, number)
-        assert pretrained.ended(started) == [STOPPED], pretrained.said(workdir).read_text()
-        said = pretrained.said(workdir).read_text()
-        assert f"{number.name}: saves after this step and ends; again: ends at once" in said
-        assert "stopped: the same command goes on" in said
-        assert max(saved_steps(run / "checkpoints")) > before
-    pretrained.run(command, workdir)
+    run = pretrained.folder / "stopped" / command
+    started = pretrained.start(command, "stopped")
+    pretrained.until(started, lambda: b"/16  " in pretrained.said("stopped").read_bytes())
+    os.kill(started[0].pid or 0, number)
+    assert pretrained.ended(started) == [STOPPED], pretrained.said("stopped").read_text()
+    said = pretrained.said("stopped").read_text()
+    assert f"{number.name}: saves after this step and ends; again: ends at once" in said
+    assert "stopped: the same command goes on" in said
+    assert 0 < max(saved_steps(run / "checkpoints")) < STEPS
+    pretrained.run(command, "stopped")
     assert_equal_runs(pretrained.folder / "whole" / command, run)
 
 
 def test_finetuning_ends_with_the_same_bits(pretrained: Place) -> None:
-    step = pretrained.kill_after("finetune", "killed", SAVE_EVERY)
-    assert SAVE_EVERY <= step < STEPS
+    kill_again_and_again(pretrained, "finetune")
     said = pretrained.run("finetune", "killed")
     assert "(restored)" in said
     whole, killed = (pretrained.folder / name for name in ("whole", "killed"))
