@@ -12,6 +12,8 @@ all about them, docs/model_card.md about the detector.
                       where none is named
   --format=FORMAT     tsv, jsonl or parquet, whatever the name
   --fasta-out=FILE    the sequences called viral
+  --regions=FILE      where in long sequences the virus is (BED)
+  --embeddings=FILE   a vector for each sequence, from the language model (Parquet)
   --summary=FILE      a page (HTML) with counts and pictures
   --resume            go on with a run that was stopped; the same command, the same bytes
   --threshold=SCORE   call from this score on
@@ -43,6 +45,8 @@ def define_flags() -> None:
     flags.DEFINE_string("output", "-", "file for the rows; - is standard output")
     flags.DEFINE_string("format", "", "tsv, jsonl or parquet; else the ending of --output tells")
     flags.DEFINE_string("fasta-out", "", "file for the sequences called viral")
+    flags.DEFINE_string("regions", "", "BED file for the stretches called viral")
+    flags.DEFINE_string("embeddings", "", "Parquet file for the embedding of each sequence")
     flags.DEFINE_string("summary", "", "file for a page with counts and pictures")
     flags.DEFINE_boolean("resume", False, "go on with a run that was stopped")
     flags.DEFINE_float("threshold", None, "call from this score on")
@@ -74,8 +78,10 @@ def run(arguments: list[str]) -> None:
     targets = batch.Targets(
         options["output"],
         formats.choose_format(options["output"], options["format"]),
-        options["fasta-out"],
-        options["summary"],
+        fasta=options["fasta-out"],
+        regions=options["regions"],
+        embeddings=options["embeddings"],
+        summary=options["summary"],
     )
     targets.check(inputs, resume=options["resume"])
     settings.limit_threads(options["threads"])

@@ -1,5 +1,7 @@
 """How does the backbone become a virus detector? Pool the hidden states, one logit a sequence."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -35,7 +37,7 @@ def pool(x_BLD: jax.Array, segment_ids_BL: jax.Array, pooling: str) -> jax.Array
     return jnp.einsum("BLD,BL->BD", x_BLD.astype(jnp.float32), weights_BL)
 
 
-def virus_logits(
+def embeddings(
     p: Params,
     spec: GPTSpec,
     run: Execution,
@@ -46,11 +48,18 @@ def virus_logits(
     pooling: str = "mean",
     causal: bool = True,
 ) -> jax.Array:
-    """float32 [B]: the log-odds, before calibration, that each row is viral."""
+    """float32 [B, D]: the pooled hidden states of each row, normalised, as the head reads them."""
     x_BLD = hidden_states(
         p["backbone"], spec, run, tokens_BL, segment_ids_BL, positions_BL, causal=causal
     )
     pooled_BD = pool(x_BLD, segment_ids_BL, pooling)
     centred = pooled_BD - pooled_BD.mean(axis=-1, keepdims=True)
-    y_BD = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
-    return (y_BD * p["head_norm"]) @ p["head_kernel"] + p["head_bias"]
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+
+
+def virus_logits(p: Params, *arguments: Any, **how: Any) -> jax.Array:
+    """float32 [B]: the log-odds, before calibration, that each row is viral.
+
+    Arguments as of `embeddings`.
+    """
+    return (embeddings(p, *arguments, **how) * p["head_norm"]) @ p["head_kernel"] + p["head_bias"]

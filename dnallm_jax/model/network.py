@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from dnallm_jax.model.classifier import Classifier, virus_logits
+from dnallm_jax.model.classifier import Classifier, embeddings, virus_logits
 from dnallm_jax.model.composition import CompositionSpec, Perceptrons, composition_logits
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params, initialise, logical_axes
 
@@ -24,34 +24,30 @@ class Network:
         calibration. A batch that holds the number of its training step under `step` is trained on:
         what is random about that depends on `step` alone.
       description: JSON values from which the network can be made again.
+      embeddings: (parameters, batch) -> float32 [B, D], what the last layer reads; None where that
+        is no summary of a sequence.
     """
 
     initialise: Callable[[int], Params]
     axes: Any
     logits: Callable[[Params, Batch], jax.Array]
     description: dict[str, Any]
+    embeddings: Callable[[Params, Batch], jax.Array] | None = None
 
 
 def gpt_network(spec: GPTSpec, run: Execution, *, pooling: str, causal: bool) -> Network:
     """A GPT's backbone under a binary head; reads `tokens`, `segment_ids` and `positions`."""
 
-    def logits(p: Params, batch: Batch) -> jax.Array:
-        return virus_logits(
-            p,
-            spec,
-            run,
-            batch["tokens"],
-            batch["segment_ids"],
-            batch["positions"],
-            pooling=pooling,
-            causal=causal,
-        )[None]
+    def applied(function: Callable[..., jax.Array], p: Params, batch: Batch) -> jax.Array:
+        read = (batch[name] for name in ("tokens", "segment_ids", "positions"))
+        return function(p, spec, run, *read, pooling=pooling, causal=causal)
 
     return Network(
         initialise=lambda seed: initialise(Classifier, spec, seed=seed),
         axes=logical_axes(Classifier, spec),
-        logits=logits,
+        logits=lambda p, batch: applied(virus_logits, p, batch)[None],
         description={"kind": "gpt", **asdict(spec), "pooling": pooling, "causal": causal},
+        embeddings=lambda p, batch: applied(embeddings, p, batch),
     )
 
 

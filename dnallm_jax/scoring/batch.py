@@ -1,12 +1,13 @@
 """How do the scores of a whole input reach their files? Part by part, committed as they come."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data_pipeline.errors import UserError
 from data_pipeline.reading import Record
-from dnallm_jax.scoring import formats
+from dnallm_jax.scoring import embeddings, formats
 from dnallm_jax.scoring.formats import Format
 from dnallm_jax.scoring.journal import Commit, Journal, Output, cannot_be_written
-from dnallm_jax.scoring.output import Calls, Part
-from dnallm_jax.scoring.parts import cut, score_parts
+from dnallm_jax.scoring.output import Calls, Part, Result, score_part
+from dnallm_jax.scoring.parts import cut, worked
 from dnallm_jax.scoring.progress import Progress
+from dnallm_jax.scoring.regions import bed
 from dnallm_jax.scoring.tally import Tally
 
 if TYPE_CHECKING:  # which loads JAX
@@ -36,6 +38,8 @@ class Targets:
     rows: str
     format: Format
     fasta: str = ""  # sequences called viral
+    regions: str = ""  # where in them
+    embeddings: str = ""  # what the language model makes of each sequence
     summary: str = ""  # a page
 
     @property
@@ -49,21 +53,25 @@ class Targets:
         """Raises UserError for names that would overwrite each other or an input."""
         if self.streamed:
             parquet = self.format.name == formats.PARQUET
-            needs = {
-                "--format=parquet": parquet,
-                "--resume": resume,
-                "--fasta-out": self.fasta,
-                "--summary": self.summary,
-            }
+            needs = {"--format=parquet": parquet, "--resume": resume, **self.beside}
             for flag, given in needs.items():
                 if given:
                     raise UserError(f"{flag} needs rows in a file; name it with --output")
             return
         known = {os.path.realpath(path): "an input" for path in inputs if os.path.exists(path)}
-        named = {"--output": self.rows, "--fasta-out": self.fasta, "--summary": self.summary}
-        for flag, path in named.items():
+        for flag, path in {"--output": self.rows, **self.beside}.items():
             if path and (other := known.setdefault(os.path.realpath(path), flag)) != flag:
                 raise UserError(f"{flag}={path} is also {other}; choose another name")
+
+    @property
+    def beside(self) -> dict[str, str]:
+        """The files beside the rows, by their flags."""
+        return {
+            "--fasta-out": self.fasta,
+            "--regions": self.regions,
+            "--embeddings": self.embeddings,
+            "--summary": self.summary,
+        }
 
     @property
     def sidecar(self) -> Path:
@@ -91,20 +99,21 @@ def score_to_files(
     Raises:
       UserError: a target cannot be written; to `resume`, what was left is of another run.
     """
-    rows, viral = Path(targets.rows), Path(targets.fasta)
-    outputs = [Output(rows, targets.format.head(), targets.format.finisher(provenance))]
-    if targets.fasta:
-        outputs.append(Output(viral, b"", formats.packer(formats.packing_of(targets.fasta))))
-    named = {"format": targets.format.name, "fasta-out": targets.fasta, "summary": targets.summary}
+    kinds = [_rows(targets, provenance), *_extras(detector, calls, targets)]
+    outputs = [kind.output for kind in kinds]
+
+    def work(part: Part) -> tuple[list[Result], list[bytes]]:
+        results = score_part(detector, calls, part)
+        return results, [kind.encode(part.records, results) for kind in kinds]
+
+    named = {"format": targets.format.name, **targets.beside}
     with Journal(outputs, {**provenance, **identity, **named}, resume=resume) as journal:
         tally = Tally(journal.done.tally)
         progress.skip(tally.total("bases"))
         behind, committed = (journal.done.parts, journal.done.digest), time.monotonic()
-        for part, results in score_parts(detector, calls, _after(cut(records), journal.done)):
-            journal.write(rows, targets.format.rows(results))
-            if targets.fasta:
-                called = zip(part.records, results, strict=True)
-                journal.write(viral, formats.fasta([r for r, row in called if row.is_virus]))
+        for part, (results, encoded) in worked(work, _after(cut(records), journal.done)):
+            for output, data in zip(outputs, encoded, strict=True):
+                journal.write(output.path, data)
             tally.add(results)
             progress.add(sum(row.length for row in results))
             behind = (part.number + 1, part.digest)
@@ -115,6 +124,36 @@ def score_to_files(
             journal.commit(*behind, tally.counts, complete=True)
         journal.finish(_beside(targets, tally, provenance))
     return tally
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An output, and what of a part goes into it."""
+
+    output: Output
+    encode: Callable[[list[Record], list[Result]], bytes]
+
+
+def _rows(targets: Targets, provenance: Mapping[str, Any]) -> Kind:
+    format = targets.format
+    output = Output(Path(targets.rows), format.head(), format.finisher(provenance))
+    return Kind(output, lambda records, results: format.rows(results))
+
+
+def _extras(detector: "Detector", calls: Calls, targets: Targets) -> Iterator[Kind]:
+    """What was asked for beside the rows."""
+    if path := targets.fasta:
+        finisher = formats.packer(formats.packing_of(path))
+        yield Kind(Output(Path(path), b"", finisher), formats.called_viral)
+    if path := targets.regions:
+        finisher = formats.packer(formats.packing_of(path))
+        yield Kind(Output(Path(path), b"", finisher), functools.partial(bed, detector, calls))
+    if path := targets.embeddings:
+        if not detector.scorer.embeds:
+            raise UserError("--embeddings: this detector has no language model to make them")
+        head, finisher = embeddings.head(), formats.write_parquet
+        encode = functools.partial(embeddings.encode, detector)
+        yield Kind(Output(Path(path), head, finisher), encode)
 
 
 def _after(parts: Iterable[Part], done: Commit) -> Iterator[Part]:
@@ -161,7 +200,8 @@ def score_to_stream(
     try:
         with _stream(targets) as stream:
             stream.write(targets.format.head())
-            for _, results in score_parts(detector, calls, cut(records)):
+            work = functools.partial(score_part, detector, calls)
+            for _, results in worked(work, cut(records)):
                 stream.write(targets.format.rows(results))
                 stream.flush()
                 tally.add(results)

@@ -5,6 +5,7 @@ detector = Detector.load("runs/genomes/bundle")
 results = list(detector.score({"contig_1": "ACGT..."}))
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,8 +18,8 @@ from dnallm_jax.parallel import hosts
 from dnallm_jax.parallel.execution import choose
 from dnallm_jax.parallel.mesh import make_mesh
 from dnallm_jax.scoring import bundle, settings
-from dnallm_jax.scoring.output import Calls, Result, choose_calls
-from dnallm_jax.scoring.parts import cut, score_parts
+from dnallm_jax.scoring.output import Calls, Result, choose_calls, score_part
+from dnallm_jax.scoring.parts import cut, worked
 
 Letters = str | bytes
 _U_TO_T = bytes.maketrans(b"Uu", b"Tt")
@@ -91,7 +92,8 @@ class Detector:
         if isinstance(sequences, Mapping):
             sequences = sequences.items()
         records = (_record(number, given) for number, given in enumerate(sequences))
-        for _, results in score_parts(self.bundle, self.calls, cut(records)):
+        work = functools.partial(score_part, self.bundle, self.calls)
+        for _, results in worked(work, cut(records)):
             yield from results
 
 

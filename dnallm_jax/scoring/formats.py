@@ -65,7 +65,8 @@ class Format:
         None where that file is the output already. Equal content gives equal bytes.
         """
         if self.name == PARQUET:
-            return functools.partial(_write_parquet, provenance=provenance)
+            metadata = {METADATA_KEY: json.dumps(provenance).encode()}
+            return functools.partial(write_parquet, metadata=metadata)
         return packer(self.packing)
 
 
@@ -132,6 +133,11 @@ def fasta(records: Sequence[Record], width: int = 80) -> bytes:
     return b"".join(line + b"\n" for line in lines)
 
 
+def called_viral(records: Sequence[Record], results: Sequence[Result]) -> bytes:
+    """As FASTA, the records that are called viral."""
+    return fasta([r for r, row in zip(records, results, strict=True) if row.is_virus])
+
+
 def packer(packing: str) -> Callable[[Path, Path], None] | None:
     """What packs one file into another; None for the packing ""."""
 
@@ -183,27 +189,26 @@ def _arrow(results: Sequence[Result]) -> bytes:
     return pa.RecordBatch.from_pydict(columns, schema=_schema()).serialize().to_pybytes()
 
 
-def _write_parquet(stream: Path, target: Path, *, provenance: Mapping[str, Any]) -> None:
+def write_parquet(
+    stream: Path, target: Path, *, metadata: Mapping[bytes, bytes] | None = None
+) -> None:
     """An Arrow stream as Parquet, in row groups of _ROW_GROUP rows (the last may be smaller)."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    schema = _schema().with_metadata({METADATA_KEY: json.dumps(provenance).encode()})
-    waiting: list[pa.RecordBatch] = []
-    count = 0
-    with (
-        pa.OSFile(str(stream)) as source,
-        pa.ipc.open_stream(source) as batches,
-        pa.parquet.ParquetWriter(str(target), schema, compression="zstd") as writer,
-    ):
-        for batch in batches:
-            waiting.append(batch)
-            count += len(batch)
-            if count >= _ROW_GROUP:
-                table = pa.Table.from_batches(waiting).replace_schema_metadata(schema.metadata)
-                whole = count - count % _ROW_GROUP
-                writer.write_table(table.slice(0, whole), row_group_size=_ROW_GROUP)
-                waiting, count = table.slice(whole).to_batches(), count - whole
-        if count:
-            table = pa.Table.from_batches(waiting).replace_schema_metadata(schema.metadata)
-            writer.write_table(table, row_group_size=_ROW_GROUP)
+    with pa.OSFile(str(stream)) as source, pa.ipc.open_stream(source) as batches:
+        schema = batches.schema.with_metadata(metadata)
+        waiting: list[pa.RecordBatch] = []
+        count = 0
+        with pa.parquet.ParquetWriter(str(target), schema, compression="zstd") as writer:
+            for batch in batches:
+                waiting.append(batch)
+                count += len(batch)
+                if count >= _ROW_GROUP:
+                    table = pa.Table.from_batches(waiting).replace_schema_metadata(metadata)
+                    whole = count - count % _ROW_GROUP
+                    writer.write_table(table.slice(0, whole), row_group_size=_ROW_GROUP)
+                    waiting, count = table.slice(whole).to_batches(), count - whole
+            if count:
+                table = pa.Table.from_batches(waiting).replace_schema_metadata(metadata)
+                writer.write_table(table, row_group_size=_ROW_GROUP)

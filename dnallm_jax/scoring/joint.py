@@ -43,3 +43,12 @@ class JointScorer:
                     strand_gap=max(each.strand_gap for each in scored),
                     members=tuple(each.logit for each in scored),
                 )
+
+    @property
+    def embeds(self) -> bool:
+        """Whether a member has embeddings."""
+        return any(scorer.embeds for scorer in self._members.values())
+
+    def embed(self, sequences: Iterable[bytes]) -> Iterator[np.ndarray | None]:
+        """The embeddings by the first member that has some, as `Scorer.embed` gives them."""
+        return next(s for s in self._members.values() if s.embeds).embed(sequences)

@@ -6,16 +6,15 @@ beginning of a part, and ends with the same bits as one that was never stopped.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from data_pipeline.errors import UserError
 from data_pipeline.reading import Record, SeenIds
-from dnallm_jax.scoring.output import Calls, Part, Result, score_part
+from dnallm_jax.scoring.output import Part
 
-if TYPE_CHECKING:  # which loads JAX
-    from dnallm_jax.scoring.bundle import Detector
+Answer = TypeVar("Answer")
 
 # Bases of a part, about: small at first, so that the first rows come soon, then twice as much each
 # time. A record is never cut.
@@ -45,20 +44,18 @@ def cut(records: Iterable[Record]) -> Iterator[Part]:
         yield Part(number, part, repeated, digest.hexdigest())
 
 
-def score_parts(
-    detector: "Detector", calls: Calls, parts: Iterable[Part]
-) -> Iterator[tuple[Part, list[Result]]]:
-    """Each part with its results, in order: while one is computed, the next is read and tokenised.
+def worked(work: Callable[[Part], Answer], parts: Iterable[Part]) -> Iterator[tuple[Part, Answer]]:
+    """Each part with what the work on it gives, in order, two of them at a time.
 
-    A part's results depend on that part alone. What was read before a fault in the input is scored
-    before the fault is raised.
+    So while one is computed, the next is read and tokenised. What was read before a fault in the
+    input is worked on before the fault is raised.
     """
-    waiting: deque[tuple[Part, Future[list[Result]]]] = deque()
+    waiting: deque[tuple[Part, Future[Answer]]] = deque()
     fault: UserError | None = None
     with ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="score") as pool:
         try:
             for part in parts:
-                waiting.append((part, pool.submit(score_part, detector, calls, part)))
+                waiting.append((part, pool.submit(work, part)))
                 while len(waiting) > _IN_FLIGHT or (waiting and waiting[0][1].done()):
                     done, future = waiting.popleft()
                     yield done, future.result()

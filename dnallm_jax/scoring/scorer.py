@@ -9,9 +9,10 @@ sequence.
 import copy
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,6 +35,7 @@ _AHEAD = (
 )
 
 Span = tuple[bytes, int, int]  # a sequence, and where a window of it starts and stops
+Compiled = Callable[[Any, Mapping[str, jax.Array]], jax.Array]  # (parameters, batch) -> [B, ...]
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,13 @@ class Scorer:
         self._params, self._view, self._mesh = params, view, mesh
         self._window, self._batch_tokens = window, batch_tokens
         self._sizes = window_sizes(window)
-        # On every device the log-odds of all rows, so that every process has them.
+        # On every device the results of all rows, so that every process has them.
         self._logits = jax.jit(
             lambda params, batch: network.logits(params, batch).mean(axis=0),
             out_shardings=meshes.sharding(mesh),
+        )
+        self._embeddings = network.embeddings and jax.jit(
+            network.embeddings, out_shardings=meshes.sharding(mesh)
         )
 
     def of(self, params: Params) -> "Scorer":
@@ -86,9 +91,42 @@ class Scorer:
         """One result a sequence (letters of any case), in order; memory is bounded by a group."""
         remaining = iter(sequences)
         while group := take(remaining):
-            yield from self._score_group(group)
+            for sequence, weights, strands in self._read(self._logits, group):
+                if not weights.sum() > 0:
+                    yield Scored(float("nan"), len(strands), 0.0, float("nan"))
+                    continue
+                yield Scored(
+                    logit=float(weights @ strands.mean(axis=1)),
+                    windows=len(strands),
+                    fraction_scored=known_bases(sequence) / len(sequence),
+                    strand_gap=float(weights @ np.ptp(strands, axis=1)),
+                )
 
-    def _score_group(self, sequences: Sequence[bytes]) -> Iterator[Scored]:
+    @property
+    def embeds(self) -> bool:
+        """Whether the network has embeddings."""
+        return self._embeddings is not None
+
+    def embed(self, sequences: Iterable[bytes]) -> Iterator[np.ndarray | None]:
+        """float64[D] for each sequence, in order: the mean of its windows' embeddings.
+
+        Over both strands, each window as heavy as it has known bases; None where there are none.
+        """
+        assert self._embeddings
+        remaining = iter(sequences)
+        while group := take(remaining):
+            for _, weights, values in self._read(self._embeddings, group):
+                yield weights @ values.mean(axis=1) if weights.sum() > 0 else None
+
+    def _read(
+        self, network: Compiled, sequences: Sequence[bytes]
+    ) -> Iterator[tuple[bytes, np.ndarray, np.ndarray]]:
+        """Each sequence with what the network says of its W windows.
+
+        Yields:
+          (sequence, float64[W] shares of the known bases, nan where there are none,
+          float64[W, strands, ...] values).
+        """
         cuts = [windows(len(sequence), self._window) for sequence in sequences]
         spans = [
             (sequence, start, stop)
@@ -102,27 +140,20 @@ class Scorer:
             length = self._view.row_length(size)
             by_length[length].append(number)
             longest[length] = max(size, longest.get(length, 0))
-        logits = np.zeros((len(spans), self._view.strands))
+        values: list[Any] = [None] * len(spans)
         for length, numbers in by_length.items():
-            logits[numbers] = self._run([spans[n] for n in numbers], longest[length], length)
+            found = self._run(network, [spans[n] for n in numbers], longest[length], length)
+            for number, value in zip(numbers, found, strict=True):
+                values[number] = value
         at = 0
         for sequence, own in zip(sequences, cuts, strict=True):
-            weights = np.array([known_bases(sequence[start:stop]) for start, stop in own], float)
-            strands = logits[at : at + len(own)]
+            known = np.array([known_bases(sequence[start:stop]) for start, stop in own], float)
+            total = known.sum()
+            yield sequence, known / (total or np.nan), np.array(values[at : at + len(own)], float)
             at += len(own)
-            if not weights.sum():
-                yield Scored(float("nan"), len(own), 0.0, float("nan"))
-                continue
-            weights /= weights.sum()
-            yield Scored(
-                logit=float(weights @ strands.mean(axis=1)),
-                windows=len(own),
-                fraction_scored=known_bases(sequence) / len(sequence),
-                strand_gap=float(weights @ np.ptp(strands, axis=1)),
-            )
 
-    def _run(self, spans: Sequence[Span], bases: int, length: int) -> np.ndarray:
-        """float[len(spans), strands]: logits of windows of one row length, in batches of one shape.
+    def _run(self, network: Compiled, spans: Sequence[Span], bases: int, length: int) -> np.ndarray:
+        """float[len(spans), strands, ...]: values of windows of one row length, in equal batches.
 
         `bases` is as long as a window may be whose row has that length.
         """
@@ -133,7 +164,7 @@ class Scorer:
         for at in range(0, len(spans), size):
             pieces = [sequence[start:stop] for sequence, start, stop in spans[at : at + size]]
             batches = self._view.read(pieces + [b""] * (size - len(pieces)), bases)
-            waiting.append([self._logits(self._params, self._on_device(b)) for b in batches])
+            waiting.append([network(self._params, self._on_device(batch)) for batch in batches])
             if len(waiting) > _AHEAD:
                 fetched.append(jax.device_get(waiting.popleft()))
         fetched += jax.device_get(list(waiting))

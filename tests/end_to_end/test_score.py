@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from tests.dnallm_jax.bundles import random_bases
+from tests.dnallm_jax.tiny import SPEC
 from tests.end_to_end.conftest import ROOT, Program
 
 # Record ids and bases; the ids are as odd as FASTA allows.
@@ -49,14 +51,16 @@ def scored(
     (folder / "b.fa.gz").write_bytes(gzip.compress(fasta(RECORDS[3:])))
     ended = program(
         *("score", f"--bundle={bundle}", "--output=out/scores.tsv", "--fasta-out=out/viral.fa.gz"),
-        *("--summary=out/summary.html", *OPTIONS, "a.fa", "b.fa.gz"),
+        *("--summary=out/summary.html", "--regions=out/where.bed"),
+        *("--embeddings=out/vectors.parquet", *OPTIONS, "a.fa", "b.fa.gz"),
         folder=folder,
     )
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     rows = rows_of((folder / "out" / "scores.tsv").read_text(encoding="utf-8"))
     viral = [row["sequence_id"] for row in rows if row["is_virus"] == "1"]
     assert ended.stderr == (f"7 records (1,761 bases): 5 scored, {len(viral)} called viral\n")
-    names = ["scores.tsv", "scores.tsv.provenance.json", "summary.html", "viral.fa.gz"]
+    names = ["scores.tsv", "scores.tsv.provenance.json", "summary.html", "vectors.parquet"]
+    names += ["viral.fa.gz", "where.bed"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == names
     provenance = json.loads((folder / "out" / names[1]).read_text())
     assert provenance["bundle"] == json.loads((bundle / "manifest.json").read_text())["sha256"]
@@ -68,6 +72,12 @@ def scored(
     assert [line for line in called if line.startswith(">")] == [
         f">{name} about it" for name in viral
     ]
+    regions = (folder / "out" / "where.bed").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in regions] == viral
+    vectors = pyarrow.parquet.read_table(folder / "out" / "vectors.parquet").to_pylist()
+    assert [row["sequence_id"] for row in vectors] == [name for name, _ in RECORDS]
+    sizes = [len(row["embedding"]) if row["embedding"] else None for row in vectors]
+    assert sizes == [SPEC.width if row["virus_score"] else None for row in rows]
     return rows
 
 

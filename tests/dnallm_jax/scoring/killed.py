@@ -64,6 +64,7 @@ def score(folder: pathlib.Path, ending: str, *, resume: bool) -> None:
         str(folder / f"scores.{ending}"),
         choose_format(f"scores.{ending}"),
         fasta=str(folder / f"viral.fa{packing}"),
+        regions=str(folder / "regions.bed"),
         summary=str(folder / "summary.html"),
     )
     identity = {"batch_tokens": 1}

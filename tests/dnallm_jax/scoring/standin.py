@@ -11,6 +11,8 @@ from dnallm_jax.evaluation.calibration import Calibration
 class LikesA:
     """Log-odds are the A's less three; takes three sequences at a time, the real one megabases."""
 
+    embeds = False
+
     def score(self, sequences: Iterable[bytes]) -> Iterator[Any]:
         group: list[bytes] = []
         for sequence in sequences:

@@ -61,7 +61,7 @@ def score(
 
 def test_all_files_of_a_run(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "new"
-    where = targets(folder, fasta="viral.fa.gz", summary="summary.html")
+    where = targets(folder, fasta="viral.fa.gz", summary="summary.html", regions="where.bed")
     tally = score(where)
     assert (folder / "scores.tsv").read_bytes() == TSV
     called = b">a viral\n" + b"A" * 80 + b"\n" + b"A" * 20 + ">\nß;7 viral, too\nAAAAAc\n".encode()
@@ -70,9 +70,17 @@ def test_all_files_of_a_run(tmp_path: pathlib.Path) -> None:
     )
     assert json.loads((folder / "scores.tsv.provenance.json").read_text()) == PROVENANCE
     assert "<svg" in (folder / "summary.html").read_text()
-    names = ["scores.tsv", "scores.tsv.provenance.json", "summary.html", "viral.fa.gz"]
+    bed = "a\t0\t100\tvirus\t1000\nß;7\t0\t6\tvirus\t881\n"
+    assert (folder / "where.bed").read_text(encoding="utf-8") == bed
+    names = ["scores.tsv", "scores.tsv.provenance.json", "summary.html", "viral.fa.gz", "where.bed"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert tally.told() == "4 records (226 bases): 3 scored, 2 called viral"
+
+
+def test_embeddings_need_a_language_model(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="--embeddings: this detector has no language model"):
+        score(targets(tmp_path, embeddings="vectors.parquet"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parquet_has_nothing_beside_it(tmp_path: pathlib.Path) -> None:

@@ -1,7 +1,8 @@
 """Is there exactly one row a record, in order, with the call that was asked for?"""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.reading import Record
 from dnallm_jax.evaluation.calibration import Calibration, at_prevalence
 from dnallm_jax.scoring import parts
-from dnallm_jax.scoring.output import SHORT, Calls, Result, choose_calls
-from dnallm_jax.scoring.parts import cut, score_parts
+from dnallm_jax.scoring.output import SHORT, Calls, Result, choose_calls, score_part
+from dnallm_jax.scoring.parts import cut, worked
 from tests.dnallm_jax.scoring.standin import Detector, record
 
 DETECTOR = Detector()
@@ -20,7 +21,13 @@ CALLS = Calls(0.5)
 
 
 def results(records: list[Record], calls: Calls = CALLS) -> list[Result]:
-    return [row for _, rows in score_parts(DETECTOR, calls, cut(records)) for row in rows]
+    return [row for _, rows in scored(records, calls) for row in rows]
+
+
+def scored(
+    records: Iterable[Record], calls: Calls = CALLS
+) -> Iterator[tuple[parts.Part, list[Result]]]:
+    return worked(functools.partial(score_part, DETECTOR, calls), cut(records))
 
 
 def expected_status(number: int, records: list[Record], min_length: int) -> str:
@@ -111,10 +118,10 @@ def test_rows_come_before_the_input_ends(monkeypatch: pytest.MonkeyPatch) -> Non
             taken.append(number)
             yield record(str(number), b"ACGT" * 1_000)
 
-    scored = score_parts(DETECTOR, CALLS, cut(records()))
-    next(scored)
+    answers = scored(records())
+    next(answers)
     assert len(taken) < 10
-    assert len(list(scored)) == len(list(cut(records()))) - 1
+    assert len(list(answers)) == len(list(cut(records()))) - 1
 
 
 def test_parts_begin_where_the_records_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +156,8 @@ def test_what_was_read_before_a_fault_is_scored() -> None:
         raise UserError("line 7: protein")
 
     found: list[Result] = []
-    scored = score_parts(DETECTOR, CALLS, cut(records()))
     with pytest.raises(UserError, match="line 7"):
-        found.extend(row for _, rows in scored for row in rows)
+        found.extend(row for _, rows in scored(records()) for row in rows)
     assert 0 < len(found) < 40  # the records of the part that holds the fault are not
 
 

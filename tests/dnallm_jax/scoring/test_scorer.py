@@ -292,6 +292,20 @@ def test_a_long_sequence_is_the_mean_over_its_windows(scorer: Scorer, which: int
     assert scored.strand_gap == pytest.approx(expected.strand_gap, abs=CLOSE)
 
 
+@pytest.mark.parametrize("name", ["scorer", "frames"])
+def test_an_embedding_is_what_the_head_reads(name: str, request: pytest.FixtureRequest) -> None:
+    scorer = request.getfixturevalue(name)
+    assert scorer.embeds
+    sequences = [SEQUENCES[-1], b"", SEQUENCES[6], b"N" * 80, SEQUENCES[-6]]
+    embedded, scored = list(scorer.embed(sequences)), list(scorer.score(sequences))
+    for vector, of in zip(embedded, scored, strict=True):
+        assert (vector is None) == np.isnan(of.logit)
+        if vector is not None:
+            read = np.asarray(scorer._params["head_norm"] * scorer._params["head_kernel"])
+            found = vector @ read + float(scorer._params["head_bias"])
+            assert found == pytest.approx(of.logit, abs=CLOSE)
+
+
 def test_windows_without_bases_weigh_nothing(scorer: Scorer) -> None:
     bases = random_bases(WINDOW, 1)
     alone, padded = scorer.score([bases, bases + b"N" * WINDOW])
