@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> None:
         ["prepare", *recipe],
         ["pretrain", *recipe, *devices],
         ["finetune", *recipe, *devices],
-        ["evaluate", *recipe, *devices, "--split=test", "--baseline_windows=500"],
+        ["evaluate", *recipe, *devices, "--split=test", "--baseline_windows=250"],
         [
             *("score", *devices, f"--bundle={workdir / common.BUNDLE}", f"--output={scores}"),
             str(workdir / "simulated" / "virus" / "test.fa.gz"),
