@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from dnallm_jax.evaluation import page
-from dnallm_jax.evaluation.drawing import COLOURS, HALF, LENGTH_COLOURS, canvas, styled, to_svg
+from dnallm_jax.evaluation.drawing import COLOURS, HALF, canvas, styled, to_svg
 from dnallm_jax.evaluation.limits import LIMITS, RESPONSIBLE_USE
 from dnallm_jax.evaluation.page import escape
 from dnallm_jax.scoring.tally import BINS, LENGTHS, Tally
@@ -75,8 +75,7 @@ def _scores(tally: Tally, provenance: Mapping[str, Any]) -> str:
     return page.figures(
         page.figure(
             _histogram(tally, provenance["threshold"]),
-            "Sequences by score, on a logarithmic scale, long sequences darker. The dashed line is "
-            "the threshold.",
+            "Sequences by score, on a logarithmic scale. The dashed line is the threshold.",
         ),
         page.figure(
             _called(tally), "Share of the scored sequences of a length that are called viral."
@@ -87,16 +86,8 @@ def _scores(tally: Tally, provenance: Mapping[str, Any]) -> str:
 @styled
 def _histogram(tally: Tally, threshold: float) -> str:
     figure, axes = canvas(HALF, 3.6)
-    edges, below = np.linspace(0, 1, BINS + 1), np.zeros(BINS)
-    # Stacked, so the longest come last and lie on top; bars are drawn from the highest down.
-    total = np.sum(tally.counts["scores"], axis=0)
-    layers = []
-    for name, counts in zip(LENGTHS, tally.counts["scores"], strict=True):
-        below = below + counts
-        layers.append((name, below))
-    shades = [COLOURS["rule"], *LENGTH_COLOURS]
-    for (_, tops), colour in zip(reversed(layers), reversed(shades), strict=True):
-        axes.bar(edges[:-1], tops, width=1 / BINS, align="edge", color=colour)
+    edges, total = np.linspace(0, 1, BINS + 1), np.sum(tally.counts["scores"], axis=0)
+    axes.bar(edges[:-1], total, width=1 / BINS, align="edge", color=COLOURS["model"])
     axes.axvline(threshold, color=COLOURS["ink"], linewidth=1, linestyle=(0, (4, 3)))
     axes.set(xlim=(0, 1), xlabel="score", ylabel="sequences", title="Scores")
     axes.set_yscale("symlog", linthresh=1)
@@ -129,7 +120,7 @@ def _called(tally: Tally) -> str:
             color=COLOURS["muted"],
         )
     axes.set_yticks(range(len(LENGTHS)), list(LENGTHS))
-    axes.set(xlim=(0, max(1.3 * shares.max(), 0.01)), title="Called viral, by length")
+    axes.set(xlim=(0, max(1.5 * shares.max(), 0.01)), title="Called viral, by length")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

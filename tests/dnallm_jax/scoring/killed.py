@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-import pyarrow.parquet  # noqa: F401  # once, not in every fork
+import pyarrow.parquet  # noqa: F401  # here and below: loaded once, not in every fork
 
 from data_pipeline.reading import Record
 from dnallm_jax.evaluation import calibration  # noqa: F401
-from dnallm_jax.scoring import batch, parts
+from dnallm_jax.scoring import batch, parts, summary  # noqa: F401
 from dnallm_jax.scoring.formats import choose_format
 from dnallm_jax.scoring.journal import Journal, Output
 from dnallm_jax.scoring.output import Calls
