@@ -167,10 +167,17 @@ def test_the_dnallm_command_is_main() -> None:
 
 def test_files_beside_the_code_are_installed_with_it() -> None:
     """A template that lies in a package but is not package data is missing after `pip install`."""
-    patterns = PROJECT["tool"]["setuptools"].get("package-data", {}).get("*", [])
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+
+    def installed(file: str) -> bool:
+        package, _, within = file.partition("/")
+        return any(fnmatch(within, pattern) for pattern in patterns.get(package, []))
+
     rooms = ("dnallm_jax/", "data_pipeline/", "configs/")
     beside = [f for f in files(ROOT) if f.startswith(rooms) and not f.endswith(".py")]
-    assert [f for f in beside if not any(fnmatch(Path(f).name, p) for p in patterns)] == []
+    assert "dnallm_jax/bundles/default/manifest.json" in beside
+    assert [f for f in beside if not installed(f)] == []
+    assert not installed("dnallm_jax/scoring/page.html")  # the planted fault
 
 
 # make, in a copy of the set-up whose .venv is a pretence

@@ -140,7 +140,7 @@ def test_the_evaluation(workdir: pathlib.Path) -> None:
     assert auroc["value"] > 0.5
     assert auroc["low"] < truth["bayes_auroc"]["test"]["all"]
     assert set(metrics["model"]["by_length"]) == {"300", "500", "1000"}
-    assert len(metrics["baselines"]) == 5
+    assert len(metrics["baselines"]) == 8
     page = (folder / "report.html").read_text()
     assert page.count("<svg") >= 5
     assert "pre-training" in page
@@ -176,7 +176,8 @@ def test_the_last_lines_say_how_far_it_is_from_the_best(
 
 def test_nothing_half_written_is_left(workdir: pathlib.Path) -> None:
     assert sorted(path.name for path in workdir.iterdir()) == [
-        *("bundle", "data", "evaluation", "finetune", "pretrain", "scores.tsv", "simulated")
+        *("bundle", "data", "evaluation", "finetune", "pretrain"),
+        *("scores.tsv", "scores.tsv.provenance.json", "simulated"),
     ]
     unfinished = ("*.tmp*", "*.part*", "*incomplete*", "*.old")
     assert [path for pattern in unfinished for path in workdir.rglob(pattern)] == []
