@@ -51,7 +51,9 @@ def listening() -> Iterator[Callable[[int], bool]]:
 
     told = threading.Event()
     many = jax.distributed.is_initialized()
-    tell_jax = _jaxs_own() if many else None
+    # JAX's own handler of SIGTERM starts the agreement between processes.
+    jaxs = _exchange(signal.SIGTERM, None) if many else None
+    tell_jax = _HANDLER(jaxs) if jaxs else None
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
@@ -78,10 +80,6 @@ def listening() -> Iterator[Callable[[int], bool]]:
         signal.set_wakeup_fd(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        if jaxs:
+            _exchange(signal.SIGTERM, jaxs)
         writer.close()
-
-
-def _jaxs_own() -> Callable[[int], None] | None:
-    """JAX's handler of SIGTERM, which starts the agreement between processes."""
-    address = _exchange(signal.SIGTERM, None)
-    return _HANDLER(address) if address else None

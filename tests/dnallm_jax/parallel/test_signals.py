@@ -66,6 +66,29 @@ def test_a_second_signal_ends_it_even_in_the_middle_of_other_code(program: Progr
     assert started.stderr.read() == "SIGINT again: ended at once\n"
 
 
+def test_where_jax_agrees_on_a_stop_it_is_told_every_time(program: Program) -> None:
+    """A run of several parts listens several times."""
+    started = program(
+        "import itertools, jax, os, signal, socket, time\n"
+        "with socket.socket() as found:\n"
+        "    found.bind(('127.0.0.1', 0))\n"
+        "    address = f'127.0.0.1:{found.getsockname()[1]}'\n"
+        "jax.distributed.initialize(address, 1, 0)\n"
+        "with signals.listening() as asked:\n"
+        "    assert not asked(1)\n"
+        "with signals.listening() as asked:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    for step in itertools.count(2):\n"
+        "        if asked(step):\n"
+        "            break\n"
+        "        time.sleep(0.05)\n"
+        "print('stopped', flush=True)\n"
+        "os._exit(0)\n"
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "stopped\n"
+
+
 def test_an_abort_ends_with_one_line_and_the_code_asked_for(program: Program) -> None:
     ended = program("import os\nsignals.last_words('a peer is lost', code=75)\nos.abort()")
     _, said = ended.communicate(timeout=60)

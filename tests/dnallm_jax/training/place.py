@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 
 import jax
@@ -119,7 +119,7 @@ class Place:
         assert set(codes) == {0}, (codes, said, self.said(workdir, processes - 1).read_text())
         return said
 
-    def ended(self, started: list[BaseProcess], seconds: float = 600) -> list[int | None]:
+    def ended(self, started: Sequence[BaseProcess], seconds: float = 600) -> list[int | None]:
         """The exit codes; a process that has not ended by then is killed."""
         deadline = time.monotonic() + seconds
         for process in started:
@@ -130,7 +130,7 @@ class Place:
             process.join()
         return codes
 
-    def until(self, started: list[BaseProcess], happened: Callable[[], bool]) -> None:
+    def until(self, started: Sequence[BaseProcess], happened: Callable[[], bool]) -> None:
         """Waits for what shall happen while the processes run."""
         while all(process.is_alive() for process in started) and not happened():
             time.sleep(0.001)
