@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from dnallm_jax.model.classifier import Classifier
 from dnallm_jax.model.composition import CompositionSpec, standardisation
 from dnallm_jax.model.gpt import Params
 from dnallm_jax.model.network import composition_network, gpt_network, make_network
-from tests.dnallm_jax.tiny import RUN, SPEC, packed, quick_jit
+from tests.dnallm_jax.tiny import RUN, SPEC, numpy_params, packed, quick_jit
 
 SMALL = CompositionSpec(features=12, widths=(8, 5), networks=3)
 FEATURES = np.random.default_rng(0).random((40, 12)).astype(np.float32)
@@ -94,10 +95,10 @@ def test_standardisation_is_never_trained(params: Params) -> None:
 def test_a_network_is_made_again_from_its_description() -> None:
     gpt = gpt_network(SPEC, RUN, pooling="mean", causal=False)
     batch = packed([[20], [3, 9]], 32)
-    p = gpt.initialise(1)
-    again = make_network(gpt.description, RUN)
-    assert (again.logits(p, batch) == gpt.logits(p, batch)).all()
-    assert again.logits(p, batch).shape == (1, 2)
+    p = numpy_params(Classifier)
+    again = quick_jit(make_network(gpt.description, RUN).logits)(p, batch)
+    assert (again == quick_jit(gpt.logits)(p, batch)).all()
+    assert again.shape == (1, 2)
     composition = composition_network(SMALL)
     assert make_network(composition.description, RUN).description == composition.description
     with pytest.raises(ValueError, match="unknown kind of network 'forest'"):
