@@ -9,9 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-import grain
 import numpy as np
-from grain.experimental import index_shuffle
 
 from data_pipeline.tokenizers import PAD, Tokenizer
 
@@ -31,6 +29,8 @@ def row_at(place: int, rows: int, seed: int) -> int:
     epoch, within = divmod(place, rows)
     if rows == 1:
         return 0
+    from grain.experimental import index_shuffle  # loaded by training, not by scoring
+
     key = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     return index_shuffle(within, max_index=rows - 1, seed=key, rounds=4)
 
@@ -103,6 +103,8 @@ def stream(
     What `batch` raises reaches the caller in its turn. Closing the iterator, or losing the last
     reference to it, ends the threads after the batches they are at.
     """
+    import grain
+
     numbers = grain.MapDataset.range(start, np.iinfo(np.int64).max)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
     made = numbers.map(lambda number: batch(int(number))).to_iter_dataset(options)

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 from scipy.special import expit
 
 KNOTS = 6
@@ -173,6 +172,8 @@ def fit_knots(
       logits, targets, weights: float64[N]. hats: float64[N, K], from `hat_weights`.
       start: scale and bias to start from; with `tight`, also to stay near.
     """
+    from scipy import optimize  # a third of a second that scoring does not need
+
     knots = hats.shape[1]
     scale0, bias0 = start
 

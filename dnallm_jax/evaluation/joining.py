@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 from scipy.special import expit
 
 from dnallm_jax.evaluation.calibration import (
@@ -108,6 +107,8 @@ def _fit(
 
     With a `spread`, weights that stray from `start` pay for it.
     """
+    from scipy import optimize  # a third of a second that scoring does not need
+
     knots, members = start.shape
     balance = class_weights(labels, hats, 0.5)
     scale = spread * np.maximum(start, 0.1 * start.mean()) if spread else None

@@ -4,17 +4,16 @@ import datetime
 import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipeline.contigs import Contigs
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizers import from_spec
 from data_pipeline.views import make_view
-from dnallm_jax.evaluation import calibration, joining, metrics
+from dnallm_jax.evaluation import calibration, joining
 from dnallm_jax.evaluation.thresholds import threshold_at_false_positive_rate
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params
 from dnallm_jax.model.network import make_network
@@ -24,6 +23,9 @@ from dnallm_jax.scoring.joint import JointScorer
 from dnallm_jax.scoring.scorer import Scored, Scorer
 from dnallm_jax.training.checkpoints import load_bundle, save_bundle
 from dnallm_jax.training.manifest import Damaged, read_manifest, write_manifest
+
+if TYPE_CHECKING:  # which loads TFDS: scoring needs none
+    from data_pipeline.contigs import Contigs
 
 FORMAT = 2
 SHIPPED = pathlib.Path(__file__).parent.parent / "bundles" / "default"
@@ -132,7 +134,7 @@ def note_opened(folder: pathlib.Path, split: str, data: str, figures: Mapping[st
 
 
 def predict(
-    scorer: Scorer | JointScorer, contigs: Contigs, split: str, limit: int = 0
+    scorer: Scorer | JointScorer, contigs: "Contigs", split: str, limit: int = 0
 ) -> dict[str, np.ndarray]:
     """The predictions table of a split, without calibrated scores.
 
@@ -180,6 +182,8 @@ def write_bundle(
     Returns:
       The evaluation on these predictions.
     """
+    from dnallm_jax.evaluation import metrics  # which loads scikit-learn: scoring needs none
+
     logits = np.stack([validation[f"logit_{name}"] for name in members], axis=1)
     scored = np.isfinite(logits).all(axis=1)
     table = {name: column[scored] for name, column in validation.items()}
