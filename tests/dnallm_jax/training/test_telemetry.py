@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from data_pipeline.errors import UserError
 from dnallm_jax.training.telemetry import Telemetry, clock, read_metrics, si
 
 STEPS, SAVE_EVERY = 12, 4
@@ -111,6 +112,27 @@ def test_other_processes_neither_write_nor_print(
 
 def test_no_file_has_no_lines(tmp_path: pathlib.Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize("broken", [b'{"step": 2, "lo', b'{"loss": 1.0}', b"[2]", b"\xff\xfe"])
+def test_a_broken_line_before_the_last_is_an_error(tmp_path: pathlib.Path, broken: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + broken + b'\n{"step": 3, "loss": 1.0}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is no line of metrics"):
+        read_metrics(path)
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + broken)
+    assert read_metrics(path) == [{"step": 1, "loss": 2.0}], "a last line that was cut off"
+
+
+def test_going_back_forgets_what_was_said_of_later_steps(tmp_path: pathlib.Path) -> None:
+    whole = run(tmp_path / "whole")
+    telemetry = Telemetry(tmp_path / "back", start_step=0, main=True)
+    write(telemetry, 0)
+    telemetry.go_back(8)
+    telemetry.keep()
+    write(telemetry, 8)
+    telemetry.close()
+    assert (tmp_path / "back" / "metrics.jsonl").read_bytes() == whole
 
 
 def test_units() -> None:

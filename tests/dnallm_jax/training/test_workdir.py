@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from data_pipeline.errors import UserError
-from dnallm_jax.training.workdir import claim, versions
+from dnallm_jax.training.workdir import claim, code, versions
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 IDENTITY = {
@@ -95,3 +95,8 @@ def test_a_broken_run_file_is_named(tmp_path: pathlib.Path) -> None:
 def test_versions_name_what_numbers_depend_on() -> None:
     assert set(versions()) >= {"dnallm_jax", "python", "jax", "flax", "optax", "numpy", "grain"}
     assert all(version[0].isdigit() for version in versions().values())
+
+
+def test_the_code_has_a_digest() -> None:
+    assert len(code()) == 16
+    assert code() == code()
