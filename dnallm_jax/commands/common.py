@@ -54,8 +54,8 @@ def workdir() -> pathlib.Path:
         raise UserError("--workdir is missing; name a folder, for example --workdir=runs/small")
     if "://" in flags.FLAGS.workdir:
         raise UserError(
-            f"--workdir={flags.FLAGS.workdir} is no folder; mount the bucket (launch/README.md says "
-            "how) and name the folder where it is mounted"
+            f"--workdir={flags.FLAGS.workdir} is no folder; mount the bucket (launch/README.md "
+            "says how) and name the folder where it is mounted"
         )
     return pathlib.Path(flags.FLAGS.workdir).absolute()
 
