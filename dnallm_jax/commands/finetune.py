@@ -45,7 +45,7 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
     from dnallm_jax.training import checkpoints, finetuning, pretraining
 
     settings = config.finetune
-    contigs = open_contigs(str(workdir / common.CONTIGS))
+    contigs = hosts.together(lambda: open_contigs(str(workdir / common.CONTIGS)))
     mesh = make_mesh(**vars(config.mesh))
     execution, _ = choose(**vars(config.execution))
     backbone = None

@@ -32,12 +32,12 @@ def run(arguments: list[str]) -> None:
 def _run(config: Config, workdir: pathlib.Path) -> None:
     from data_pipeline.corpus import open_corpus
     from dnallm_jax.config import gpt_spec
-    from dnallm_jax.parallel.hosts import is_main
+    from dnallm_jax.parallel import hosts
     from dnallm_jax.planning import flops
     from dnallm_jax.training import pretraining
     from dnallm_jax.training.manifest import write_json
 
-    corpus = open_corpus(str(workdir / common.CORPUS))
+    corpus = hosts.together(lambda: open_corpus(str(workdir / common.CORPUS)))
     folder = workdir / common.PRETRAIN
     spec = gpt_spec(config.model, corpus.tokenizer.vocab_size)
     metrics = pretraining.pretrain(
@@ -47,7 +47,7 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
         flops_per_token=flops.flops_per_token(spec, corpus.row_length),
         peak_flops=flops.device_peak().flops,
     )
-    if not is_main():
+    if not hosts.is_main():
         return
     markov = None
     if "validation" in corpus.splits:

@@ -12,13 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from data_pipeline.errors import UserError
 from dnallm_jax.parallel import signals
 
 # The exit code of a run that ended early through no fault of its own: start the same command again.
 STOPPED = 75
+T = TypeVar("T")
+
 # How long the processes of a job wait for each other at the start: a pod's hosts set up one by one.
 JOIN_SECONDS = 900
 # A process that has said nothing for so long is lost, and ends the others.
@@ -59,8 +61,8 @@ def joined(platform: str = "", devices: int = 0, peers: Peers | None = None) -> 
         _join(peers)
     elif platform == "tpu" or _scheduler_says_many():
         _join_by_environment()
-    start(platform, devices)
     try:
+        start(platform, devices)
         yield
     except Exception as error:
         # A usual exit would wait for the peers, which know nothing of this.
@@ -241,7 +243,7 @@ def _await_verdict(error: Exception) -> None:
     import jax
 
     ours = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")
-    if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+    if jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError):
         if not str(error).startswith(ours):
             time.sleep(LOST_SECONDS + 10)
 
@@ -250,9 +252,10 @@ def _leave_alone(code: int) -> None:
     """Ends this process now; JAX would first wait for its peers."""
     import jax
 
-    if jax.process_count() > 1:
-        if jax.process_index() == 0:
-            time.sleep(3)  # with it goes the coordinator: let the others fail by themselves first
+    if jax.distributed.is_initialized():
+        time.sleep(
+            3
+        )  # with process 0 the coordinator goes: let the others fail by themselves first
         sys.stdout.flush()
         os._exit(code)
 
@@ -293,6 +296,20 @@ def from_main(compute: Callable[[], Any]) -> Any:
     if "error" in heard:
         raise failed or UserError(heard["error"])
     return heard["value"]
+
+
+def together(compute: Callable[[], T]) -> T:
+    """What each process computes for itself; the UserError of any of them is raised on all."""
+    result, failed = None, ""
+    try:
+        result = compute()
+    except UserError as error:
+        failed = str(error)
+    said = everyone(failed)
+    for number, told in enumerate(said):
+        if told:
+            raise UserError(told if len(said) == 1 else f"process {number}: {told}")
+    return cast(T, result)
 
 
 def everyone(value: Any) -> list[Any]:

@@ -94,3 +94,13 @@ def test_hosts_that_differ_are_named(place: Place) -> None:
         assert "the hosts differ: process 1 (" in said
         assert ") has config " in said
         assert "Make all of them equal and start again" in said
+
+
+def test_what_one_host_lacks_ends_all_of_them(place: Place) -> None:
+    shutil.copytree(place.folder / "one" / "data", place.folder / "lacks0" / "data")
+    started = place.start("pretrain", "lacks{process}", **PAIR)
+    assert place.ended(started) == [2, 2]
+    said = place.said("lacks{process}").read_text().splitlines()[-1]
+    assert said.startswith("dnallm_jax pretrain: process 1: ")
+    assert "lacks1/data/corpus" in said
+    assert "there is no prepared data set; run prepare" in said
