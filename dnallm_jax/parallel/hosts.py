@@ -253,9 +253,8 @@ def _leave_alone(code: int) -> None:
     import jax
 
     if jax.distributed.is_initialized():
-        time.sleep(
-            3
-        )  # with process 0 the coordinator goes: let the others fail by themselves first
+        # With process 0 the coordinator goes: let the others fail by themselves first.
+        time.sleep(3)
         sys.stdout.flush()
         os._exit(code)
 
