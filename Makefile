@@ -84,6 +84,8 @@ lock: ## write the requirements files anew from pyproject.toml (needs uv)
 	$(LOCK) pyproject.toml --extra tpu -c requirements.txt -o requirements-tpu.txt
 	$(LOCK) pyproject.toml --extra cuda -c requirements.txt -o requirements-cuda.txt
 	$(LOCK) pyproject.toml --extra bpe -c requirements.txt -o requirements-bpe.txt
+	$(LOCK) pyproject.toml --extra tune -c requirements.txt -o requirements-tune.txt
+	$(LOCK) pyproject.toml --extra cloud -c requirements.txt -o requirements-cloud.txt
 	$(LOCK) pyproject.toml --extra beam -o requirements-beam.txt
 
 clean: ## remove .venv, caches and build outputs (runs/ stays)

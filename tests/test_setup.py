@@ -29,6 +29,8 @@ LOCKS = {
     "requirements-tpu.txt": "tpu",
     "requirements-cuda.txt": "cuda",
     "requirements-bpe.txt": "bpe",
+    "requirements-tune.txt": "tune",
+    "requirements-cloud.txt": "cloud",
     "requirements-beam.txt": "beam",
 }
 LINE = re.compile(

@@ -55,7 +55,7 @@ def workdir(
     run("finetune", *recipe)
     contigs = str(real_data / "small" / "virus_small.fa.gz")
     ended = run("score", "--bundle=w/bundle", "--output=w/scores.tsv", contigs)
-    assert ended.stderr == "720 records scored\n"
+    assert "720 scored" in ended.stderr
     return folder / "w"
 
 
