@@ -32,9 +32,7 @@ SIDE_DOORS = {
     ("scoring", "dnallm_jax.evaluation"): "a score is a calibrated probability with a threshold",
 }
 # Files above 400 lines that are one question all the same: path -> why it is not two files.
-LONG_FILES: dict[str, str] = {
-    "tests/dnallm_jax/training/test_checkpoints.py": "every promise of one room, and its fault",
-}
+LONG_FILES: dict[str, str] = {}
 
 NOWHERE = ("tensorflow", "torch", "keras", "tf_keras")
 ORBAX_FILE = "dnallm_jax/training/checkpoints.py"
