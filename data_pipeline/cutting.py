@@ -5,12 +5,12 @@ of their metadata (so that a large family does not drown a small one), positions
 random. Like the loader's, batch i is a pure function of (data set, settings, seed, i).
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipeline.balancing import Choices, balanced, fields
 from data_pipeline.errors import UserError
 from data_pipeline.loader import Batch, Source, part_of, random
 from data_pipeline.tokenizers import reverse_complement
@@ -151,37 +151,12 @@ class WindowBatches:
         return record, reverse_complement(letters) if rng.integers(2) else letters
 
 
-@dataclass(frozen=True)
-class _Choices:
-    """Records to draw from, by the values of metadata fields, one field after the other."""
-
-    until: np.ndarray  # float64[n], rising to 1: the share of draws up to each member
-    members: Sequence["_Choices | int"]  # of the next field, at last record numbers
-
-    def draw(self, rng: np.random.Generator) -> int:
-        member = self.members[int(np.searchsorted(self.until, rng.random(), side="right"))]
-        return member if isinstance(member, int) else member.draw(rng)
-
-
-def _even(members: Sequence[_Choices | int], shares: Sequence[float] | None = None) -> _Choices:
-    until = np.cumsum(np.ones(len(members)) if shares is None else shares)
-    return _Choices(until / until[-1], members)
-
-
 def _choices(
     records: Mapping[str, np.ndarray], label: int, key: str, length: int, weights: Mapping
-) -> _Choices:
-    """The records of one label that are long enough, drawn evenly over the fields of `key`.
-
-    Args:
-      key: a metadata field, or several with slashes, as in group/cluster: first a group is drawn,
-        then one of its clusters, then one of the cluster's records.
-      weights: how often a value of the first field is drawn, where that is not once.
-    """
-    fields = key.split("/")
-    for field in fields:
-        if field not in records:
-            raise UserError(f"balance key {field!r} is not one of {', '.join(METADATA)}")
+) -> Choices:
+    """The records of one label that are long enough, drawn as `balancing.balanced` says."""
+    by = fields(key, (*METADATA, "id"))
+    first = by[0][0]
     chosen = np.flatnonzero((records["label"] == label) & (records["length"] >= length))
     if not len(chosen):
         kind = "viral" if label else "non-viral"
@@ -189,26 +164,13 @@ def _choices(
             f"no {kind} training record is {length} bases or longer; take {length} out of "
             "--config.finetune.lengths, or add longer records"
         )
-    unknown = sorted(set(weights) - set(records[fields[0]][records["label"] == label].tolist()))
+    unknown = sorted(set(weights) - set(records[first][records["label"] == label].tolist()))
     if unknown:
         raise UserError(
             f"--config.finetune.negative_weights names {unknown[0]!r}, but no non-viral training "
-            f"record has this {fields[0]}"
+            f"record has this {first}"
         )
-    return _nested(records, chosen, fields, weights)
-
-
-def _nested(
-    records: Mapping[str, np.ndarray], chosen: np.ndarray, fields: list[str], weights: Mapping
-) -> _Choices:
-    if not fields:
-        return _even(chosen.tolist())
-    groups: dict[str, list[int]] = defaultdict(list)
-    for number in chosen.tolist():
-        groups[str(records[fields[0]][number])].append(number)
-    names = sorted(groups)
-    members = [_nested(records, np.array(groups[name]), fields[1:], {}) for name in names]
-    return _even(members, [weights.get(name, 1.0) for name in names])
+    return balanced(records, chosen, by, weights)
 
 
 def _weights(words: Sequence[str]) -> dict[str, float]:

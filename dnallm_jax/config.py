@@ -157,8 +157,10 @@ class Finetune:
     batch_tokens: int = 16_384  # a batch holds batch_tokens / (length in tokens) windows
     lengths: tuple[int, ...] = (300, 500, 1000, 3000)  # bases of a training window, one per batch
     balance_key: str = "cluster"  # viruses are drawn evenly over this field ...
-    negative_balance_key: str = "group"  # ... and everything else over this one; group/cluster
-    # draws a group first, then one of its clusters
+    # ... and everything else over this one. group/cluster draws a group first, then one of its
+    # clusters; family^0.5/cluster lies between equal families and equal clusters; records of
+    # unknown family are drawn as often as others are on average (data_pipeline/balancing.py)
+    negative_balance_key: str = "group"
     negative_weights: tuple[str, ...] = ()  # "bacteria=4": drawn four times as often as others
     max_ambiguous: float = 0.05  # share of N above which a window is drawn again
     mutate: float = 0.0  # share of bases replaced at random, an augmentation

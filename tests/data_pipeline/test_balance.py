@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_pipeline.cutting import WindowBatches
+from data_pipeline import balancing
+from data_pipeline.cutting import WindowBatches, table
 from data_pipeline.errors import UserError
 from tests.data_pipeline.windows import (
     Records,
@@ -101,3 +102,74 @@ def test_weights_that_mean_nothing(weights: tuple[str, ...], sentence: str) -> N
     with pytest.raises(UserError, match="negative_weights") as raised:
         windows_of(nested_records(), negative_weights=weights)
     assert str(raised.value).endswith(sentence)
+
+
+def familied_records() -> Records:
+    """Viruses: family A of clusters 2 + 1, B of one; unknown families of clusters 3, 1 and none."""
+    where = [("A", "a1")] * 2 + [("A", "a2"), ("B", "b1")]
+    where += [("-", "u1")] * 3 + [("-", "u2"), ("-", "-")]
+    records = [
+        record(n, 1, random_bases(n, 120), family=family, cluster=cluster)
+        for n, (family, cluster) in enumerate(where)
+    ]
+    return Records([*records, record(len(records), 0, random_bases(99, 120))])
+
+
+def drawn(key: str, weights: dict[str, float] | None = None) -> list[float]:
+    """The share of each of the nine viruses."""
+    columns = table(familied_records())
+    fields = balancing.fields(key, ("family", "cluster", "id"))
+    shares = balancing.balanced(columns, np.arange(9), fields, weights or {}).shares()
+    return [round(shares[number], 6) for number in range(9)]
+
+
+def test_clusters_of_unknown_family_are_drawn_as_often_as_those_of_known() -> None:
+    # Three clusters have a family, two have none, and a record without a cluster counts as half of
+    # one, because clusters have two records: 2.5 of 5.5 draws go to them.
+    share = 1 / 5.5
+    wanted = [3 * share * part for part in (1 / 8, 1 / 8, 1 / 4, 1 / 2)]
+    wanted += [share / 3, share / 3, share / 3, share, share / 2]
+    assert drawn("family/cluster") == [round(share, 6) for share in wanted]
+    assert drawn("family")[:4] == [round(2 / 27, 6)] * 3 + [round(2 / 9, 6)]
+    assert drawn("family")[4:] == [round(1 / 9, 6)] * 5, "as often as the records of families"
+    assert drawn("cluster")[-1] == round(1 / 9, 6), "as often as the records of clusters"
+    assert drawn("id") == [round(1 / 9, 6)] * 9
+    only = balancing.balanced(
+        table(familied_records()), np.arange(4, 9), [("family", 0.0), ("cluster", 0.0)], {}
+    )
+    assert sum(only.shares().values()) == pytest.approx(1)
+
+
+def test_shares_are_those_that_are_drawn() -> None:
+    batches = windows_of(familied_records(), balance_key="family/cluster")
+    found = Counter(number for label, number, _ in draws(batches, 6000) if label == 1)
+    strays = [
+        number
+        for number, share in enumerate(drawn("family/cluster"))
+        if abs(found[number] / 3000 - share) > 0.03
+    ]
+    assert strays == []
+
+
+def test_planted_unknown_families_as_one_more_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    fair = drawn("family/cluster")
+    monkeypatch.setattr(balancing, "UNKNOWN", "no such value")
+    assert sum(drawn("family/cluster")[4:]) == pytest.approx(1 / 3, abs=1e-4)
+    assert fair != drawn("family/cluster")
+
+
+def test_a_power_lies_between_equal_families_and_equal_clusters() -> None:
+    def of_a(key: str) -> float:
+        shares = drawn(key)
+        return round(sum(shares[:3]) / sum(shares[:4]), 4)
+
+    assert of_a("family^0/cluster") == of_a("family/cluster") == 0.5
+    assert of_a("family^1/cluster") == round(2 / 3, 4)
+    assert of_a("family^0.5/cluster") == round(2**0.5 / (2**0.5 + 1), 4)
+    assert drawn("family^1/cluster", {"B": 4}) != drawn("family^1/cluster")
+
+
+@pytest.mark.parametrize("power", ["-1", "2", "x", ""])
+def test_a_power_that_means_nothing(power: str) -> None:
+    with pytest.raises(UserError, match="after \\^ goes a number from 0 to 1"):
+        windows_of(balance_key=f"family^{power}/cluster")

@@ -226,7 +226,7 @@ def test_an_unknown_balance_key() -> None:
             windows_of(**{key: "familly"})
         assert str(raised.value) == (
             "balance key 'familly' is not one of group, cluster, family, genus, phylum, organism, "
-            "novelty, source"
+            "novelty, source, id"
         )
 
 
