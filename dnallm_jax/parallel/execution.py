@@ -11,14 +11,22 @@ from dnallm_jax.parallel.mesh import sharding
 
 
 def choose(
-    dtype: str = "auto", attention: str = "auto", unroll: str = "auto", remat: str = "none"
+    dtype: str = "auto",
+    attention: str = "auto",
+    unroll: str = "auto",
+    remat: str = "none",
+    *,
+    device: jax.Device | None = None,
 ) -> tuple[Execution, list[str]]:
     """The execution for the devices in use, and lines for the run header that say why.
+
+    Args:
+      device: one of other devices that it is for, if any: those of a mesh that is not at hand.
 
     Raises:
       UserError: remat "offload" on devices without a memory of the host beside their own.
     """
-    device = jax.devices()[0]
+    device = device or jax.devices()[0]
     cpu = device.platform == "cpu"
     if remat == "offload" and (cpu or not _sees_host_memory(device)):
         raise UserError(

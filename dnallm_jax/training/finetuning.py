@@ -146,6 +146,22 @@ def baseline_windows(
     return fixed_windows(batches, settings.lengths, count)
 
 
+def program(settings: Finetune, network: Network, mesh: Mesh) -> step.Program:
+    """The training step of a classifier on a mesh of any devices."""
+    return step.Program(
+        mesh,
+        functools.partial(network.initialise, settings.seed),
+        network.axes,
+        make_optimizer(
+            settings.optimizer,
+            settings.steps,
+            frozen="backbone",
+            frozen_steps=settings.freeze_steps,
+        ),
+        functools.partial(objectives.virus, logits=network.logits),
+    )
+
+
 def finetune(
     config: Config,
     contigs: Contigs,
@@ -185,16 +201,8 @@ def finetune(
         "backbone": origin,
     }
     with claim(folder, identity):
-        tx = make_optimizer(
-            settings.optimizer,
-            settings.steps,
-            frozen="backbone",
-            frozen_steps=settings.freeze_steps,
-        )
-        state, shardings = step.make_state(
-            functools.partial(network.initialise, settings.seed), tx, mesh, network.axes
-        )
-        objective = functools.partial(objectives.virus, logits=network.logits)
+        steps = program(settings, network, mesh)
+        state, shardings = steps.state()
         checkpoints = Checkpoints(
             folder / CHECKPOINTS,
             keep=settings.keep,
@@ -243,7 +251,7 @@ def finetune(
             telemetry.keep()
             checkpoints.save(number, state, manifest, metrics, passing=passing)
 
-        train_step = step.make_train_step(objective, tx, shardings)
+        train_step = steps.train_step(shardings)
 
         def run_steps(
             state: step.TrainState, progress: Progress, left_out: Collection[int]

@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from data_pipeline import floors, loader
 from data_pipeline.corpus import Corpus
 from data_pipeline.errors import UserError
+from data_pipeline.tokenizers import Tokenizer
 from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
-from dnallm_jax.model.gpt import GPT, Params, initialise, logical_axes
+from dnallm_jax.model.gpt import GPT, GPTSpec, Params, initialise, logical_axes
 from dnallm_jax.parallel import execution, hosts, signals
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.training import objectives, resuming, step
@@ -29,6 +31,40 @@ CHECKPOINTS = "checkpoints"
 def bits_per_base(sums: Mapping[str, float]) -> float:
     """nats per token / ln 2 / bases per token, over weighted bases."""
     return float(sums["loss"]) / math.log(2) / max(float(sums["weight"]), 1.0)
+
+
+def program(
+    config: Config, tokenizer: Tokenizer, mesh: Mesh
+) -> tuple[step.Program, GPTSpec, list[str]]:
+    """The training step of a config on a mesh of any devices, the network, and why it runs so.
+
+    Raises:
+      UserError: dimensions or batch that do not divide over the mesh.
+    """
+    settings = config.pretrain
+    spec = gpt_spec(config.model, tokenizer.vocab_size)
+    run, reasons = execution.choose(**vars(config.execution), device=mesh.devices.flat[0])
+    run = execution.on_mesh(run, mesh)
+    meshes.check_divides(mesh, spec)
+    key = "pretrain.batch_rows" + (" / pretrain.accumulate" if settings.accumulate > 1 else "")
+    meshes.check_batch(mesh, key, settings.batch_rows // settings.accumulate)
+    objective = functools.partial(
+        objectives.next_token,
+        spec=spec,
+        run=run,
+        token_bases=tokenizer.token_bases,
+        z_loss=settings.z_loss,
+    )
+    made = step.Program(
+        mesh,
+        functools.partial(initialise, GPT, spec, seed=settings.seed),
+        logical_axes(GPT, spec),
+        make_optimizer(settings.optimizer, settings.steps),
+        objective,
+        accumulate=settings.accumulate,
+        ema=settings.ema,
+    )
+    return made, spec, reasons
 
 
 def pretrain(
@@ -55,13 +91,8 @@ def pretrain(
     tokenizer = corpus.tokenizer
     _check_tokenizer(config, corpus)
     mesh = meshes.make_mesh(**vars(config.mesh))
-    spec = gpt_spec(config.model, tokenizer.vocab_size)
-    run, reasons = execution.choose(**vars(config.execution))
-    run = execution.on_mesh(run, mesh)
-    meshes.check_divides(mesh, spec)
+    steps, spec, reasons = program(config, tokenizer, mesh)
     rows_at_once = settings.batch_rows // settings.accumulate
-    key = "pretrain.batch_rows" + (" / pretrain.accumulate" if settings.accumulate > 1 else "")
-    meshes.check_batch(mesh, key, rows_at_once)
     identity = {
         "model": to_dict(config.model),
         "pretrain": to_dict(settings),
@@ -69,22 +100,7 @@ def pretrain(
         "data": corpus.fingerprint,
     }
     with claim(folder, identity):
-        tx = make_optimizer(settings.optimizer, settings.steps)
-        axes = logical_axes(GPT, spec)
-        state, shardings = step.make_state(
-            functools.partial(initialise, GPT, spec, seed=settings.seed),
-            tx,
-            mesh,
-            axes,
-            ema=settings.ema > 0,
-        )
-        objective = functools.partial(
-            objectives.next_token,
-            spec=spec,
-            run=run,
-            token_bases=tokenizer.token_bases,
-            z_loss=settings.z_loss,
-        )
+        state, shardings = steps.state()
         checkpoints = Checkpoints(
             folder / CHECKPOINTS,
             keep=settings.keep,
@@ -130,7 +146,7 @@ def pretrain(
             for batch in loader.stream(rows, start=start):
                 yield meshes.to_device(batch, mesh)
 
-        eval_step = step.make_eval_step(objective)
+        eval_step = step.make_eval_step(steps.objective)
 
         def validated(params: Params) -> float:
             batches = loader.in_order(
@@ -173,9 +189,7 @@ def pretrain(
             telemetry.keep()
             checkpoints.save(number, state, manifest, metrics, passing=passing)
 
-        train_step = step.make_train_step(
-            objective, tx, shardings, accumulate=settings.accumulate, ema=settings.ema
-        )
+        train_step = steps.train_step(shardings)
 
         def run_steps(
             state: step.TrainState, progress: Progress, left_out: Collection[int]

@@ -1,5 +1,6 @@
 """What happens in one step? A pure, jitted function (state, batch) -> (state, metrics)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -46,14 +47,63 @@ def make_state(
     ema: bool = False,
 ) -> tuple[TrainState, Any]:
     """A fresh train state whose every array is created already sharded, and its shardings."""
-
-    def create() -> TrainState:
-        params = init()
-        state = {"params": params, "optimizer": tx.init(params), "step": jnp.zeros([], jnp.int32)}
-        return state | ({"ema": params} if ema else {})
-
     shardings = state_shardings(mesh, axes, tx, jax.eval_shape(init), ema=ema)
+    create = functools.partial(_create, init, tx, ema)
     return jax.jit(create, out_shardings=shardings)(), shardings
+
+
+def abstract_state(
+    init: Callable[[], Params],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    axes: Any,
+    *,
+    ema: bool = False,
+) -> tuple[Any, Any]:
+    """As `make_state`, with shapes for arrays: for a mesh of devices that are not at hand."""
+    shardings = state_shardings(mesh, axes, tx, jax.eval_shape(init), ema=ema)
+    shapes = jax.eval_shape(functools.partial(_create, init, tx, ema))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    ), shardings
+
+
+def _create(init: Callable[[], Params], tx: optax.GradientTransformation, ema: bool) -> TrainState:
+    params = init()
+    state = {"params": params, "optimizer": tx.init(params), "step": jnp.zeros([], jnp.int32)}
+    return state | ({"ema": params} if ema else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All that a run's arrays and functions follow from, on a mesh of any devices.
+
+    Attributes:
+      axes: the logical axis names of every parameter, in their structure.
+      accumulate, ema: as of `make_train_step`.
+    """
+
+    mesh: Mesh
+    initialise: Callable[[], Params]
+    axes: Any
+    tx: optax.GradientTransformation
+    objective: Objective
+    accumulate: int = 1
+    ema: float = 0.0
+
+    def state(self) -> tuple[TrainState, Any]:
+        """A fresh train state and its shardings."""
+        return make_state(self.initialise, self.tx, self.mesh, self.axes, ema=self.ema > 0)
+
+    def abstract_state(self) -> tuple[Any, Any]:
+        """The same, with shapes for arrays."""
+        return abstract_state(self.initialise, self.tx, self.mesh, self.axes, ema=self.ema > 0)
+
+    def train_step(self, shardings: Any) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+        """The jitted update of a state of these shardings."""
+        return make_train_step(
+            self.objective, self.tx, shardings, accumulate=self.accumulate, ema=self.ema
+        )
 
 
 def make_train_step(
