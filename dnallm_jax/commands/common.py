@@ -36,6 +36,7 @@ def define_peer_flags() -> None:
     )
     flags.DEFINE_integer("processes", int(named.get("JAX_NUM_PROCESSES", 0)), "how many there are")
     flags.DEFINE_integer("process", int(named.get("JAX_PROCESS_ID", -1)), "which this is, from 0")
+    flags.DEFINE_float("hang_minutes", 20.0, "end what does nothing for so long; 0: never")
 
 
 def config() -> Config:
@@ -75,6 +76,17 @@ def joined_devices() -> Iterator[None]:
     f = flags.FLAGS
     peers = hosts.Peers(f.coordinator, f.processes, f.process)
     with hosts.joined(f.platform, f.devices, peers):
+        yield
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Ends this process, and so its peers, when it does nothing for --hang_minutes."""
+    from dnallm_jax.parallel import hosts, watchdog
+
+    if flags.FLAGS.hang_minutes < 0:
+        raise UserError(f"--hang_minutes={flags.FLAGS.hang_minutes:g} is below 0")
+    with watchdog.watching(60 * flags.FLAGS.hang_minutes, hosts.STOPPED):
         yield
 
 

@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> None:
     workdir = common.workdir() if flags.FLAGS.workdir else None
     if config and not workdir:
         raise UserError("--config needs --workdir, the folder of its data and runs")
-    with common.joined_devices():
+    with common.joined_devices(), common.watched():
         from dnallm_jax.parallel.hosts import is_main
         from dnallm_jax.training import readiness
 

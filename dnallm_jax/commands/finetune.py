@@ -26,7 +26,7 @@ def define_flags() -> None:
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
     config, workdir = common.config(), common.workdir()
-    with common.joined_devices():
+    with common.joined_devices(), common.watched():
         _run(config, workdir)
 
 

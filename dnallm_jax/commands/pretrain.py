@@ -40,13 +40,14 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
     corpus = hosts.together(lambda: open_corpus(str(workdir / common.CORPUS)))
     folder = workdir / common.PRETRAIN
     spec = gpt_spec(config.model, corpus.tokenizer.vocab_size)
-    metrics = pretraining.pretrain(
-        config,
-        corpus,
-        folder,
-        flops_per_token=flops.flops_per_token(spec, corpus.row_length),
-        peak_flops=flops.device_peak().flops,
-    )
+    with common.watched():
+        metrics = pretraining.pretrain(
+            config,
+            corpus,
+            folder,
+            flops_per_token=flops.flops_per_token(spec, corpus.row_length),
+            peak_flops=flops.device_peak().flops,
+        )
     if not hosts.is_main():
         return
     markov = None

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from dnallm_jax.parallel import watchdog
+
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _in_use: list[Any] = []  # by C code, which keeps nothing alive
@@ -44,7 +46,7 @@ def listening() -> Iterator[Callable[[int], bool]]:
 
     SIGTERM and SIGINT ask for it; so does the notice of a preemption, wherever JAX hears one. A
     second signal ends the process at once, even in the middle of a compilation. `asked` is called
-    with the number of every step, in every process.
+    with the number of every step, in every process; the watchdog takes it for a sign of life.
     """
     import jax
     from jax.experimental import multihost_utils
@@ -74,8 +76,14 @@ def listening() -> Iterator[Callable[[int], bool]]:
     handlers = {number: signal.signal(number, lambda *_: None) for number in _STOP}
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=watch, name="signals", daemon=True).start()
+    agreed = multihost_utils.reached_preemption_sync_point if many else lambda _: told.is_set()
+
+    def asked(step: int) -> bool:
+        watchdog.alive(f"step {step}")
+        return agreed(step)
+
     try:
-        yield multihost_utils.reached_preemption_sync_point if many else lambda _: told.is_set()
+        yield asked
     finally:
         signal.set_wakeup_fd(before)
         for number, handler in handlers.items():

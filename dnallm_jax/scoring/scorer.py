@@ -24,6 +24,7 @@ from data_pipeline.views import View
 from dnallm_jax.model.gpt import Params
 from dnallm_jax.model.network import Network
 from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.parallel import watchdog
 
 # Sequences are taken in groups of about so many bases; in a group, windows of like length share
 # batches.
@@ -167,6 +168,7 @@ class Scorer:
             waiting.append([network(self._params, self._on_device(batch)) for batch in batches])
             if len(waiting) > _AHEAD:
                 fetched.append(jax.device_get(waiting.popleft()))
+                watchdog.alive("a batch of contigs that was scored")
         fetched += jax.device_get(list(waiting))
         return np.concatenate([np.stack(strands, axis=1) for strands in fetched])[: len(spans)]
 

@@ -15,7 +15,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.tokenizers import Tokenizer
 from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, Params, initialise, logical_axes
-from dnallm_jax.parallel import execution, hosts, signals
+from dnallm_jax.parallel import execution, hosts, signals, watchdog
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.training import objectives, resuming, step
 from dnallm_jax.training.checkpoints import Checkpoints
@@ -158,7 +158,10 @@ def pretrain(
                 process=part,
                 processes=parts,
             )
-            sums = [eval_step(params, meshes.to_device(b, mesh)) for b in batches]
+            sums = []
+            for batch in batches:
+                sums.append(eval_step(params, meshes.to_device(batch, mesh)))
+                watchdog.alive("a batch of the validation rows")
             total = {k: sum(float(s[k]) for s in jax.device_get(sums)) for k in ("loss", "weight")}
             return bits_per_base(total)
 

@@ -17,7 +17,7 @@ from data_pipeline.datasets import sole_writer
 from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, gpt_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, initialise
-from dnallm_jax.parallel import hosts
+from dnallm_jax.parallel import hosts, watchdog
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.training.telemetry import si
 from dnallm_jax.training.workdir import code, versions
@@ -38,6 +38,7 @@ def report(checks: dict[str, Check]) -> tuple[list[str], int]:
     """A line for each check (from every host on which it failed), and how many checks failed."""
     lines, failed = [], 0
     for name, check in checks.items():
+        watchdog.alive(f"the beginning of check {name!r}")
         try:
             own = {"ok": check()}
         except (UserError, OSError) as error:
