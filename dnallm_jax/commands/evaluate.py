@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> None:
     from dnallm_jax.parallel.mesh import make_mesh
     from dnallm_jax.scoring import bundle
     from dnallm_jax.scoring.controls import shuffled_controls
-    from dnallm_jax.training import finetuning, telemetry
+    from dnallm_jax.training import telemetry, windows
 
     execution, _ = choose(**vars(config.execution))
     folder = pathlib.Path(flags.FLAGS.bundle or workdir / common.BUNDLE)
@@ -59,9 +59,7 @@ def run(arguments: list[str]) -> None:
     predictions["score"] = detector.calibration.apply(predictions["logit"], predictions["length"])
     training = None
     if flags.FLAGS.baseline_windows:
-        training = finetuning.baseline_windows(
-            config.finetune, contigs, flags.FLAGS.baseline_windows
-        )
+        training = windows.baseline_windows(config.finetune, contigs, flags.FLAGS.baseline_windows)
     result = evaluating.evaluate(
         workdir / common.EVALUATION / split,
         predictions,

@@ -42,7 +42,7 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
     from dnallm_jax.scoring import bundle
     from dnallm_jax.scoring.joint import JointScorer
     from dnallm_jax.scoring.scorer import Scorer
-    from dnallm_jax.training import checkpoints, finetuning, pretraining
+    from dnallm_jax.training import checkpoints, finetuning, members, pretraining
 
     settings = config.finetune
     contigs = hosts.together(lambda: open_contigs(str(workdir / common.CONTIGS)))
@@ -54,17 +54,17 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
         folder = workdir / common.PRETRAIN if given == "pretrain" else pathlib.Path(given)
         known = folder.absolute() / pretraining.CHECKPOINTS
         backbone = pathlib.Path(hosts.from_main(lambda: str(checkpoints.newest_whole(known))))
-    gpt = finetuning.gpt_member(config, mesh, on_mesh(execution, mesh), backbone)
-    members: list[tuple[finetuning.Member, str, dict[str, Any] | None, int]] = []
+    gpt = members.gpt_member(config, mesh, on_mesh(execution, mesh), backbone)
+    parts: list[tuple[members.Member, str, dict[str, Any] | None, int]] = []
     if config.composition.steps:
-        composition = finetuning.composition_member(config, contigs)
-        members.append((composition, common.COMPOSITION, None, config.composition.window))
-    members.append((gpt, common.FINETUNE, tokenizer_spec(config.tokenizer), config.score.window))
+        composition = members.composition_member(config, contigs)
+        parts.append((composition, common.COMPOSITION, None, config.composition.window))
+    parts.append((gpt, common.FINETUNE, tokenizer_spec(config.tokenizer), config.score.window))
 
     trained: dict[str, Params] = {}
     readings, scorers = {}, {}
     provenance: dict[str, dict[str, Any]] = {}
-    for member, name, tokenizer, window in members:
+    for member, name, tokenizer, window in parts:
         reading = bundle.Reading(member.network.description, tokenizer, member.view.name, window)
         scorer = bundle.make_scorer(
             None, reading, execution, mesh, batch_tokens=config.score.batch_tokens

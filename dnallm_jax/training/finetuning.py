@@ -1,149 +1,34 @@
-"""How does the language model become a detector? Its backbone, a new head, binary cross-entropy.
+"""How does the language model become a detector? Its backbone, a new head, binary cross-entropy."""
 
-A detector has up to two members that are trained one after the other, each on windows of its own:
-the GPT, and small networks on the composition of a window.
-"""
-
-import dataclasses
 import functools
-import itertools
 import json
 import math
 import pathlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 
 from data_pipeline import loader
 from data_pipeline.contigs import Contigs
-from data_pipeline.cutting import Cutting, WindowBatches, batch_rows, fixed_windows, table
-from data_pipeline.errors import UserError
-from data_pipeline.tokenizers import from_spec
-from data_pipeline.views import Bases, Composition, Frames, View, make_view
-from dnallm_jax.config import Config, Finetune, digest, gpt_spec, to_dict, tokenizer_spec
-from dnallm_jax.model.composition import CompositionSpec, standardisation
-from dnallm_jax.model.gpt import Execution, GPTSpec, Params
-from dnallm_jax.model.network import Network, composition_network, gpt_network
+from data_pipeline.cutting import batch_rows
+from dnallm_jax.config import Config, Finetune, digest, to_dict
+from dnallm_jax.model.gpt import Params
+from dnallm_jax.model.network import Network
 from dnallm_jax.parallel import hosts, signals
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.planning.flops import flops_per_token
 from dnallm_jax.training import objectives, resuming, step
 from dnallm_jax.training.checkpoints import Account, Checkpoints, read_manifest, restore_part
 from dnallm_jax.training.loop import Plan, Progress, Speed, train
+from dnallm_jax.training.members import Member, bases_per_token
 from dnallm_jax.training.objectives import Batch
 from dnallm_jax.training.optimizer import make_optimizer
 from dnallm_jax.training.telemetry import Telemetry, si
+from dnallm_jax.training.windows import window_batches
 from dnallm_jax.training.workdir import claim, versions
 
 CHECKPOINTS = "checkpoints"
 SELECTED_BY = "validation_average_precision"
-_RESIDENT = 4 << 30  # bases; training records of up to so many are held in memory
-_FIRST_BATCHES = 8  # from which the spread of the composition's features is taken
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """One network of a detector, what it reads, and how it is trained."""
-
-    name: str  # gpt | composition
-    network: Network
-    view: View
-    settings: Finetune
-    flops_per_token: float
-    backbone: pathlib.Path | None = None  # the pre-training checkpoint (`.../<step>`)
-
-
-def gpt_member(config: Config, mesh: Mesh, run: Execution, backbone: pathlib.Path | None) -> Member:
-    """The GPT under a binary head; UserError where the mesh or the backbone does not fit it."""
-    settings, tokenizer = config.finetune, tokenizer_spec(config.tokenizer)
-    view = make_view(settings.view, from_spec(tokenizer))
-    spec = gpt_spec(config.model, from_spec(tokenizer).vocab_size)
-    meshes.check_divides(mesh, spec)
-    if backbone is not None:
-        check_backbone(backbone, spec, tokenizer)
-    row, causal = view.row_length(max(settings.lengths)), settings.causal
-    return Member(
-        name="gpt",
-        network=gpt_network(spec, run, pooling=settings.pooling, causal=causal),
-        view=view,
-        settings=settings,
-        flops_per_token=flops_per_token(spec, row, causal=causal, language_model=False),
-        backbone=backbone,
-    )
-
-
-def composition_member(config: Config, contigs: Contigs) -> Member:
-    """Small networks on the composition of a window, drawn as the GPT's windows are."""
-    chosen, view = config.composition, Composition()
-    spec = CompositionSpec(
-        features=view.features,
-        widths=chosen.widths,
-        networks=chosen.networks,
-        dropout=chosen.dropout,
-        feature_dropout=chosen.feature_dropout,
-    )
-    settings = dataclasses.replace(
-        config.finetune,
-        backbone="random",
-        freeze_steps=0,
-        view=view.name,
-        batch_tokens=chosen.batch_windows * view.row_length(0),
-        **{
-            key: getattr(chosen, key)
-            for key in (
-                *("steps", "lengths", "optimizer", "log_every", "eval_every", "save_every"),
-                *("keep", "seed", "mutate"),
-            )
-        },
-    )
-    windows = window_batches(settings, contigs, view, parts=1, process=0, processes=1)
-    first = np.concatenate([windows(number)["features"] for number in range(_FIRST_BATCHES)])
-    weights = sum(a * b for a, b in itertools.pairwise((view.features, *spec.widths, 1)))
-    return Member(
-        name="composition",
-        network=composition_network(spec, seed=chosen.seed, standard=standardisation(first)),
-        view=view,
-        settings=settings,
-        flops_per_token=6.0 * spec.networks * weights,
-    )
-
-
-def window_batches(
-    settings: Finetune, contigs: Contigs, view: View, *, parts: int, process: int, processes: int
-) -> WindowBatches:
-    """The training windows of a config."""
-    source: Any = contigs.source("train")
-    if contigs.splits["train"].bases <= _RESIDENT:
-        source = [source[number] for number in range(len(source))]
-    cutting = Cutting(
-        lengths=settings.lengths,
-        batch_tokens=settings.batch_tokens,
-        balance_key=settings.balance_key,
-        negative_balance_key=settings.negative_balance_key,
-        negative_weights=settings.negative_weights,
-        max_ambiguous=settings.max_ambiguous,
-        mutate=settings.mutate,
-    )
-    return WindowBatches(
-        source,
-        table(source),
-        view,
-        cutting,
-        seed=settings.seed,
-        parts=parts,
-        process=process,
-        processes=processes,
-    )
-
-
-def baseline_windows(
-    settings: Finetune, contigs: Contigs, count: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """`count` training windows of each length, drawn as the model's are: (ASCII uint8, labels)."""
-    batches = window_batches(settings, contigs, Composition(), parts=1, process=0, processes=1)
-    return fixed_windows(batches, settings.lengths, count)
 
 
 def program(settings: Finetune, network: Network, mesh: Mesh) -> step.Program:
@@ -266,7 +151,7 @@ def finetune(
                     settings.save_every,
                     settings.spike,
                 ),
-                speed=Speed(_bases_per_token(member), member.flops_per_token, peak_flops),
+                speed=Speed(bases_per_token(member), member.flops_per_token, peak_flops),
                 batches=device_batches(progress.step),
                 left_out=left_out,
                 train_step=train_step,
@@ -323,32 +208,6 @@ def _origin(backbone: pathlib.Path | None) -> dict[str, Any]:
     seen = ("tokens_seen", "bases_seen")
     kept = ("kind", "step", *seen, "tokenizer", "data", "config_digest", "metrics")
     return {key: manifest[key] for key in kept}
-
-
-def check_backbone(backbone: pathlib.Path, spec: GPTSpec, tokenizer: dict[str, Any]) -> None:
-    """UserError for what is no pre-training checkpoint, or has another tokenizer or dimensions."""
-    manifest = read_manifest(backbone)
-    if manifest["kind"] != "pretrain":
-        raise UserError(
-            f"{backbone} is a checkpoint of {manifest['kind']}; --config.finetune.backbone names a "
-            "folder that pretrain wrote"
-        )
-    for name, theirs, ours in (
-        ("tokenizer", manifest["tokenizer"], tokenizer),
-        ("model", manifest["model"], vars(spec)),
-    ):
-        if theirs != ours:
-            raise UserError(
-                f"{backbone} was pre-trained with {name} {theirs}, the config says {ours}; give "
-                f"--config.{name}.* the checkpoint's values, or pre-train again"
-            )
-
-
-def _bases_per_token(member: Member) -> float:
-    """For the progress line: of a token, or, where rows are no tokens, of a window."""
-    if isinstance(member.view, Bases | Frames):
-        return float(member.view.tokenizer.token_lengths.max())
-    return sum(member.settings.lengths) / len(member.settings.lengths)
 
 
 def _header(

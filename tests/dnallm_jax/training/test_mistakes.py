@@ -20,7 +20,7 @@ from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, Finetune, Model, Pretrain, Tokenizer, gpt_spec, to_dict
 from dnallm_jax.training import pretraining
 from dnallm_jax.training.checkpoints import Checkpoints, newest_whole
-from dnallm_jax.training.finetuning import check_backbone
+from dnallm_jax.training.members import check_backbone
 from dnallm_jax.training.workdir import claim
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]

@@ -1,0 +1,103 @@
+"""Do the settings fit together? One sentence names the keys that do not."""
+
+import functools
+from typing import Any
+
+from data_pipeline.errors import UserError
+from dnallm_jax.config.schema import (
+    EXECUTION_CHOICES,
+    TOKENIZER_KEYS,
+    Config,
+    tokenizer_spec,
+)
+
+
+def check(c: Config) -> None:
+    """UserError for settings that make no sense, alone or together."""
+
+    def require(holds: bool, sentence: str) -> None:
+        if not holds:
+            raise UserError(f"config {c.name}: {sentence}")
+
+    def of(key: str) -> Any:
+        return functools.reduce(getattr, key.split("."), c)
+
+    def one_of(key: str, *known: str) -> None:
+        words = " or ".join(known) if len(known) < 3 else f"one of {', '.join(known)}"
+        require(of(key) in known, f"{key} {of(key)!r} is not {words}")
+
+    def multiple(key: str, other: str) -> None:
+        require(
+            of(key) % of(other) == 0,
+            f"{key} {of(key)} is not a multiple of {other} {of(other)}",
+        )
+
+    model, fine, composition = c.model, c.finetune, c.composition
+    for key, size in vars(model).items():
+        least = 0 if key == "lookback" else 1
+        require(size >= least, f"model.{key} is {size}; it must be {least} or more")
+    one_of("tokenizer.name", *TOKENIZER_KEYS)
+    multiple("model.heads", "model.kv_heads")
+    require(
+        model.head_width % 2 == 0,
+        f"model.head_width {model.head_width} must be even (rotary pairs)",
+    )
+    one_of("finetune.pooling", "mean", "last")
+    one_of("finetune.view", "bases", "frames")
+    require(
+        fine.view != "frames"
+        or c.tokenizer.name == "codon"
+        or tokenizer_spec(c.tokenizer) == {"name": "kmer", "k": 3},
+        "finetune.view frames reads codons: set tokenizer.name to codon, or to kmer and "
+        "tokenizer.k to 3",
+    )
+    for key, known in EXECUTION_CHOICES.items():
+        one_of(f"execution.{key}", *known)
+    for key in (
+        *("corpus.validation_fraction", "contigs.validation_fraction", "pretrain.ema"),
+        *("composition.dropout", "composition.feature_dropout"),
+    ):
+        require(0 <= of(key) < 1, f"{key} is {of(key)}; choose 0 or more, less than 1")
+    for key in ("finetune.lengths", "composition.lengths"):
+        require(bool(of(key)), f"{key} is empty; name at least one window length in bases")
+        require(
+            all(isinstance(length, int) and length > 0 for length in of(key)),
+            f"{key} {of(key)} are window lengths in bases: whole numbers above 0",
+        )
+    require(composition.steps >= 0, "composition.steps must be 0 (the GPT alone) or more")
+    require(
+        bool(composition.widths) and min(composition.widths) > 0,
+        f"composition.widths {composition.widths} must be one number above 0 or more",
+    )
+    require(0 < c.score.false_positive_rate < 1, "score.false_positive_rate lies between 0 and 1")
+    for key in (
+        *("corpus.row_length", "pretrain.batch_rows", "pretrain.accumulate", "pretrain.eval_rows"),
+        *("finetune.batch_tokens", "composition.batch_windows", "composition.networks"),
+        *("composition.window", "score.window", "score.batch_tokens"),
+        *("pretrain.steps", "finetune.steps"),
+    ):
+        require(of(key) > 0, f"{key} must be at least 1")
+    multiple("pretrain.batch_rows", "pretrain.accumulate")
+    require(c.pretrain.z_loss >= 0, f"pretrain.z_loss is {c.pretrain.z_loss}; choose 0 or more")
+    for section in ("pretrain", "finetune", "composition"):
+        muon = ("muon",) if section != "composition" else ()
+        one_of(f"{section}.optimizer.name", "adamw", *muon)
+        one_of(f"{section}.optimizer.schedule", "cosine", "wsd")
+        key = f"{section}.optimizer.decay_fraction"
+        require(0 < of(key) <= 1, f"{key} is {of(key)}; choose more than 0, at most 1")
+        for key in ("log_every", "eval_every", "save_every", "keep"):
+            require(of(f"{section}.{key}") > 0, f"{section}.{key} must be at least 1")
+        for key in ("eval_every", "save_every"):
+            # A resumed run then writes the same lines of metrics as one that was never stopped.
+            multiple(f"{section}.{key}", f"{section}.log_every")
+    for section in ("pretrain", "finetune"):
+        one_of(f"{section}.on_bad_step", "stop", "leave_out")
+        spike = of(f"{section}.spike")
+        require(
+            spike == 0 or spike > 1,
+            f"{section}.spike is {spike}; choose more than 1, or 0 for none",
+        )
+        require(of(f"{section}.keep_every") >= 0, f"{section}.keep_every must be 0 or more")
+    require(
+        list(vars(c.mesh).values()).count(-1) <= 1, "only one axis of mesh may be -1 (what is left)"
+    )

@@ -1,0 +1,121 @@
+"""Which networks is a detector made of, and what does each read and train on?
+
+A detector has up to two members that are trained one after the other, each on windows of its own:
+the GPT, and small networks on the composition of a window.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipeline.contigs import Contigs
+from data_pipeline.errors import UserError
+from data_pipeline.tokenizers import from_spec
+from data_pipeline.views import Bases, Composition, Frames, View, make_view
+from dnallm_jax.config import Config, Finetune, gpt_spec, tokenizer_spec
+from dnallm_jax.model.composition import CompositionSpec, standardisation
+from dnallm_jax.model.gpt import Execution, GPTSpec
+from dnallm_jax.model.network import Network, composition_network, gpt_network
+from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.planning.flops import flops_per_token
+from dnallm_jax.training.checkpoints import read_manifest
+from dnallm_jax.training.windows import window_batches
+
+_FIRST_BATCHES = 8  # from which the spread of the composition's features is taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One network of a detector, what it reads, and how it is trained."""
+
+    name: str  # gpt | composition
+    network: Network
+    view: View
+    settings: Finetune
+    flops_per_token: float
+    backbone: pathlib.Path | None = None  # the pre-training checkpoint (`.../<step>`)
+
+
+def gpt_member(config: Config, mesh: Mesh, run: Execution, backbone: pathlib.Path | None) -> Member:
+    """The GPT under a binary head; UserError where the mesh or the backbone does not fit it."""
+    settings, tokenizer = config.finetune, tokenizer_spec(config.tokenizer)
+    view = make_view(settings.view, from_spec(tokenizer))
+    spec = gpt_spec(config.model, from_spec(tokenizer).vocab_size)
+    meshes.check_divides(mesh, spec)
+    if backbone is not None:
+        check_backbone(backbone, spec, tokenizer)
+    row, causal = view.row_length(max(settings.lengths)), settings.causal
+    return Member(
+        name="gpt",
+        network=gpt_network(spec, run, pooling=settings.pooling, causal=causal),
+        view=view,
+        settings=settings,
+        flops_per_token=flops_per_token(spec, row, causal=causal, language_model=False),
+        backbone=backbone,
+    )
+
+
+def composition_member(config: Config, contigs: Contigs) -> Member:
+    """Small networks on the composition of a window, drawn as the GPT's windows are."""
+    chosen, view = config.composition, Composition()
+    spec = CompositionSpec(
+        features=view.features,
+        widths=chosen.widths,
+        networks=chosen.networks,
+        dropout=chosen.dropout,
+        feature_dropout=chosen.feature_dropout,
+    )
+    settings = dataclasses.replace(
+        config.finetune,
+        backbone="random",
+        freeze_steps=0,
+        view=view.name,
+        batch_tokens=chosen.batch_windows * view.row_length(0),
+        **{
+            key: getattr(chosen, key)
+            for key in (
+                *("steps", "lengths", "optimizer", "log_every", "eval_every", "save_every"),
+                *("keep", "seed", "mutate"),
+            )
+        },
+    )
+    windows = window_batches(settings, contigs, view, parts=1, process=0, processes=1)
+    first = np.concatenate([windows(number)["features"] for number in range(_FIRST_BATCHES)])
+    weights = sum(a * b for a, b in itertools.pairwise((view.features, *spec.widths, 1)))
+    return Member(
+        name="composition",
+        network=composition_network(spec, seed=chosen.seed, standard=standardisation(first)),
+        view=view,
+        settings=settings,
+        flops_per_token=6.0 * spec.networks * weights,
+    )
+
+
+def check_backbone(backbone: pathlib.Path, spec: GPTSpec, tokenizer: dict[str, Any]) -> None:
+    """UserError for what is no pre-training checkpoint, or has another tokenizer or dimensions."""
+    manifest = read_manifest(backbone)
+    if manifest["kind"] != "pretrain":
+        raise UserError(
+            f"{backbone} is a checkpoint of {manifest['kind']}; --config.finetune.backbone names a "
+            "folder that pretrain wrote"
+        )
+    for name, theirs, ours in (
+        ("tokenizer", manifest["tokenizer"], tokenizer),
+        ("model", manifest["model"], vars(spec)),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"{backbone} was pre-trained with {name} {theirs}, the config says {ours}; give "
+                f"--config.{name}.* the checkpoint's values, or pre-train again"
+            )
+
+
+def bases_per_token(member: Member) -> float:
+    """For the progress line: of a token, or, where rows are no tokens, of a window."""
+    if isinstance(member.view, Bases | Frames):
+        return float(member.view.tokenizer.token_lengths.max())
+    return sum(member.settings.lengths) / len(member.settings.lengths)

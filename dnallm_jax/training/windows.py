@@ -1,0 +1,48 @@
+"""Which windows does a recipe train a detector on? Its config's keys, handed to the cutting."""
+
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.contigs import Contigs
+from data_pipeline.cutting import Cutting, WindowBatches, fixed_windows, table
+from data_pipeline.views import Composition, View
+from dnallm_jax.config import Finetune
+
+_RESIDENT = 4 << 30  # bases; training records of up to so many are held in memory
+
+
+def window_batches(
+    settings: Finetune, contigs: Contigs, view: View, *, parts: int, process: int, processes: int
+) -> WindowBatches:
+    """The training windows of a config."""
+    source: Any = contigs.source("train")
+    if contigs.splits["train"].bases <= _RESIDENT:
+        source = [source[number] for number in range(len(source))]
+    cutting = Cutting(
+        lengths=settings.lengths,
+        batch_tokens=settings.batch_tokens,
+        balance_key=settings.balance_key,
+        negative_balance_key=settings.negative_balance_key,
+        negative_weights=settings.negative_weights,
+        max_ambiguous=settings.max_ambiguous,
+        mutate=settings.mutate,
+    )
+    return WindowBatches(
+        source,
+        table(source),
+        view,
+        cutting,
+        seed=settings.seed,
+        parts=parts,
+        process=process,
+        processes=processes,
+    )
+
+
+def baseline_windows(
+    settings: Finetune, contigs: Contigs, count: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """`count` training windows of each length, drawn as the model's are: (ASCII uint8, labels)."""
+    batches = window_batches(settings, contigs, Composition(), parts=1, process=0, processes=1)
+    return fixed_windows(batches, settings.lengths, count)
