@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
@@ -126,7 +127,16 @@ def _choose(platform: str, devices: int) -> str:
             os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
     if platform:
         os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(platform, platform)
+    elif "JAX_PLATFORMS" not in os.environ and _compiler_without_tpu():
+        os.environ["JAX_PLATFORMS"] = "cpu"
     return platform
+
+
+def _compiler_without_tpu(devices: pathlib.Path = pathlib.Path("/dev")) -> bool:
+    """Whether libtpu is installed for its compiler alone: it would look for TPUs, and complain."""
+    if find_spec("libtpu") is None or find_spec("jax_cuda13_plugin") is not None:
+        return False
+    return not any(any(devices.glob(name)) for name in ("accel*", "vfio/[0-9]*"))
 
 
 def _set_compilation_cache(jax: ModuleType) -> None:

@@ -1,6 +1,7 @@
 """Are a platform and devices that are not there refused, and never replaced in silence?"""
 
 import os
+import pathlib
 import socket
 
 import pytest
@@ -40,6 +41,25 @@ def test_what_is_not_there_is_refused(asked: dict, sentence: str) -> None:
     with pytest.raises(UserError) as error:
         hosts.start(**asked)
     assert str(error.value) == sentence
+
+
+def test_a_tpu_is_looked_for_where_there_may_be_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"libtpu"}
+    monkeypatch.setattr(hosts, "find_spec", lambda name: name if name in installed else None)
+    assert hosts._compiler_without_tpu(tmp_path)
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "vfio" / "vfio").touch()  # the driver's own, on machines without any device too
+    assert hosts._compiler_without_tpu(tmp_path)
+    for device in ("vfio/0", "accel0"):
+        (tmp_path / device).touch()
+        assert not hosts._compiler_without_tpu(tmp_path)
+        (tmp_path / device).unlink()
+    installed.add("jax_cuda13_plugin")
+    assert not hosts._compiler_without_tpu(tmp_path)
+    installed.clear()
+    assert not hosts._compiler_without_tpu(tmp_path)
 
 
 @pytest.mark.parametrize(
