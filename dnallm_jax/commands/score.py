@@ -16,6 +16,8 @@ all about them, docs/model_card.md about the detector.
   --embeddings=FILE   a vector for each sequence, from the language model (Parquet)
   --summary=FILE      a page (HTML) with counts and pictures
   --resume            go on with a run that was stopped; the same command, the same bytes
+  --processes=N       share the records between so many processes, on any hosts, ...
+  --process=I         ... of which this is number I, from 0; the last to end makes one table
   --threshold=SCORE   call from this score on
   --fpr=RATE          call at the bundle's threshold of this false-positive rate
   --prevalence=SHARE  scores are probabilities where this share of the sequences is viral
@@ -49,6 +51,8 @@ def define_flags() -> None:
     flags.DEFINE_string("embeddings", "", "Parquet file for the embedding of each sequence")
     flags.DEFINE_string("summary", "", "file for a page with counts and pictures")
     flags.DEFINE_boolean("resume", False, "go on with a run that was stopped")
+    flags.DEFINE_integer("processes", 1, "how many processes share the records")
+    flags.DEFINE_integer("process", 0, "which of them this is, from 0")
     flags.DEFINE_float("threshold", None, "call from this score on")
     flags.DEFINE_float("fpr", None, "call at the bundle's threshold of this false-positive rate")
     flags.DEFINE_float("prevalence", None, "share of the sequences that are viral")
@@ -70,6 +74,7 @@ def run(arguments: list[str]) -> None:
     from data_pipeline.reading import expand, read_records
     from dnallm_jax.scoring import batch, formats, settings
     from dnallm_jax.scoring.progress import Progress
+    from dnallm_jax.scoring.shares import Share
 
     options = flags.FLAGS.flag_values_dict()
     given = {name: options[name] for name in flags.FLAGS if flags.FLAGS[name].present}
@@ -83,7 +88,8 @@ def run(arguments: list[str]) -> None:
         embeddings=options["embeddings"],
         summary=options["summary"],
     )
-    targets.check(inputs, resume=options["resume"])
+    share = Share(options["process"], options["processes"])
+    targets.check(inputs, resume=options["resume"], processes=share.count)
     settings.limit_threads(options["threads"])
     # The first record before the network: what is no sequence file is refused in a second.
     records = read_records(inputs, strict=False)
@@ -102,24 +108,37 @@ def run(arguments: list[str]) -> None:
         min_length=options["min-length"],
         batch_size=options["batch-size"],
     )
+    command = settings.command_line(given, arguments)
+    provenance = settings.provenance(detector.bundle, detector.calls, command)
+    if options["resume"] and not share.whole:
+        if batch.is_made(targets, share, provenance, inputs):
+            print(f"{targets.rows}: is there; nothing is left to do", file=sys.stderr)
+            return
     batch.stop_at_once(targets)
     records = itertools.chain([first], records)
-    with Progress(inputs, quiet=options["quiet"]) as progress:
+    awaited: list[int] = []
+    with Progress(inputs, quiet=options["quiet"], share=1 / share.count) as progress:
         if targets.streamed:
             tally = batch.score_to_stream(
                 detector.bundle, detector.calls, records, targets, progress
             )
         else:
-            command = settings.command_line(given, arguments)
-            tally = batch.score_to_files(
+            tally, awaited = batch.score_to_files(
                 detector.bundle,
                 detector.calls,
                 records,
                 targets,
                 progress,
-                provenance=settings.provenance(detector.bundle, detector.calls, command),
+                provenance=provenance,
                 identity=settings.machine(detector.batch_tokens),
                 resume=options["resume"],
+                share=share,
             )
     if not options["quiet"]:
         print(tally.told(), file=sys.stderr)
+        if awaited:
+            names = ", ".join(map(str, awaited))
+            print(
+                f"{targets.rows} is made when all processes are done; still awaited: {names}",
+                file=sys.stderr,
+            )

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data_pipeline.errors import UserError
 from data_pipeline.reading import Record
-from dnallm_jax.scoring import embeddings, formats
+from dnallm_jax.scoring import embeddings, formats, shares
 from dnallm_jax.scoring.formats import Format
 from dnallm_jax.scoring.journal import Commit, Journal, Output, cannot_be_written
 from dnallm_jax.scoring.output import Calls, Part, Result, score_part
 from dnallm_jax.scoring.parts import cut, worked
 from dnallm_jax.scoring.progress import Progress
 from dnallm_jax.scoring.regions import bed
+from dnallm_jax.scoring.shares import WHOLE, Share
 from dnallm_jax.scoring.tally import Tally
 
 if TYPE_CHECKING:  # which loads JAX
@@ -49,11 +50,12 @@ class Targets:
         special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
         return path == STDOUT or special
 
-    def check(self, inputs: Iterable[str], *, resume: bool) -> None:
+    def check(self, inputs: Iterable[str], *, resume: bool, processes: int = 1) -> None:
         """Raises UserError for names that would overwrite each other or an input."""
         if self.streamed:
             parquet = self.format.name == formats.PARQUET
             needs = {"--format=parquet": parquet, "--resume": resume, **self.beside}
+            needs["--processes"] = processes > 1
             for flag, given in needs.items():
                 if given:
                     raise UserError(f"{flag} needs rows in a file; name it with --output")
@@ -89,31 +91,47 @@ def score_to_files(
     provenance: Mapping[str, Any],
     identity: Mapping[str, Any],
     resume: bool,
-) -> Tally:
+    share: Share = WHOLE,
+) -> tuple[Tally, list[int]]:
     """Scores all records; the targets appear under their names when all is done.
 
     Args:
       provenance: how the rows came about, for their readers (`docs/score.md`): plain JSON.
       identity: what else must be equal for a run to be gone on with: plain JSON.
+      share: which of the records are scored by this process; the others are scored by others.
+
+    Returns:
+      The counts of all records, and an empty list; or the counts of this share, and the numbers of
+      the processes that are still at theirs.
 
     Raises:
       UserError: a target cannot be written; to `resume`, what was left is of another run.
     """
     kinds = [_rows(targets, provenance), *_extras(detector, calls, targets)]
-    outputs = [kind.output for kind in kinds]
+    whole = [kind.output for kind in kinds]
+    outputs = share.outputs(whole)
 
     def work(part: Part) -> tuple[list[Result], list[bytes]]:
+        if not share.has(part.number):
+            return [], []
         results = score_part(detector, calls, part)
-        return results, [kind.encode(part.records, results) for kind in kinds]
+        encoded = [kind.encode(part.records, results) for kind in kinds]
+        return results, share.encoded(encoded)
 
-    named = {"format": targets.format.name, **targets.beside}
-    with Journal(outputs, {**provenance, **identity, **named}, resume=resume) as journal:
+    of_all = {**provenance, "format": targets.format.name, **targets.beside}
+    beside = functools.partial(_beside, targets, provenance)
+    if resume and not share.whole and (end := shares.left(whole, share, of_all)):
+        for _ in _after(cut(records), end):  # which tells of inputs that have changed
+            pass
+        return shares.finish(whole, share, of_all, beside), []
+    with Journal(outputs, {**of_all, **identity}, resume=resume) as journal:
         tally = Tally(journal.done.tally)
         progress.skip(tally.total("bases"))
         behind, committed = (journal.done.parts, journal.done.digest), time.monotonic()
         for part, (results, encoded) in worked(work, _after(cut(records), journal.done)):
-            for output, data in zip(outputs, encoded, strict=True):
-                journal.write(output.path, data)
+            if encoded:
+                for output, data in zip(outputs, encoded, strict=True):
+                    journal.write(output.path, data)
             tally.add(results)
             progress.add(sum(row.length for row in results))
             behind = (part.number + 1, part.digest)
@@ -122,8 +140,11 @@ def score_to_files(
                 committed = time.monotonic()
         if not journal.done.complete:
             journal.commit(*behind, tally.counts, complete=True)
-        journal.finish(_beside(targets, tally, provenance))
-    return tally
+        if share.whole:
+            journal.finish(beside(tally))
+            return tally, []
+    made, awaited = shares.joined(whole, share, of_all, beside)
+    return made or tally, awaited
 
 
 @dataclass(frozen=True)
@@ -173,7 +194,7 @@ def _after(parts: Iterable[Part], done: Commit) -> Iterator[Part]:
         )
 
 
-def _beside(targets: Targets, tally: Tally, provenance: Mapping[str, Any]) -> dict[Path, bytes]:
+def _beside(targets: Targets, provenance: Mapping[str, Any], tally: Tally) -> dict[Path, bytes]:
     """The small files that go with the rows."""
     files = {}
     if targets.format.name != formats.PARQUET:  # which holds the provenance inside
@@ -183,6 +204,25 @@ def _beside(targets: Targets, tally: Tally, provenance: Mapping[str, Any]) -> di
 
         files[Path(targets.summary)] = summary_page(tally, provenance).encode()
     return files
+
+
+def is_made(
+    targets: Targets, share: Share, provenance: Mapping[str, Any], inputs: Iterable[str]
+) -> bool:
+    """Whether other processes have made the outputs of all shares, and nothing is left of this one.
+
+    So it seems where the rows are younger than the inputs and came about in the same way.
+    """
+    rows = Path(targets.rows)
+    here = rows.with_name(f"{rows.name}.{share.number}-of-{share.count}")
+    if not rows.exists() or any(Journal.beside(path).exists() for path in (rows, here)):
+        return False
+    if targets.format.name == formats.PARQUET:
+        made = formats.provenance_of(rows)
+    else:
+        made = json.loads(targets.sidecar.read_bytes()) if targets.sidecar.exists() else None
+    changed = max((os.stat(path).st_mtime for path in inputs if os.path.exists(path)), default=0.0)
+    return made == provenance and rows.stat().st_mtime > changed
 
 
 def score_to_stream(

@@ -189,6 +189,18 @@ def _arrow(results: Sequence[Result]) -> bytes:
     return pa.RecordBatch.from_pydict(columns, schema=_schema()).serialize().to_pybytes()
 
 
+def provenance_of(path: Path) -> Any:
+    """The provenance in the metadata of a Parquet file; None where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        metadata = pa.parquet.read_schema(path).metadata
+    except pa.ArrowInvalid:
+        return None
+    return json.loads((metadata or {}).get(METADATA_KEY, b"null"))
+
+
 def write_parquet(
     stream: Path, target: Path, *, metadata: Mapping[bytes, bytes] | None = None
 ) -> None:

@@ -17,7 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -73,13 +73,18 @@ class Journal:
     def __init__(
         self, outputs: Sequence[Output], identity: Mapping[str, Any], *, resume: bool
     ) -> None:
-        self.path = outputs[0].path.with_name(outputs[0].path.name + ".journal")
+        self.path = self.beside(outputs[0].path)
         self.done = Commit()
         self._outputs, self._main = outputs, outputs[0].path
         self._identity = json.loads(json.dumps(identity))
         self._resume, self._before = resume, 0
         self._files: dict[Path, BinaryIO] = {}
         self._sums = {output.path: hashlib.sha256() for output in outputs}
+
+    @staticmethod
+    def beside(path: Path) -> Path:
+        """The journal of the outputs of which the main one is `path`."""
+        return path.with_name(path.name + ".journal")
 
     def __enter__(self) -> "Journal":
         for output in self._outputs:
@@ -126,19 +131,15 @@ class Journal:
     def _read(self) -> bool:
         """Takes up the last commit; False where there is none."""
         self._journal.seek(0)
-        first, last, whole = b"", b"", 0
-        for line in self._journal:
-            if not line.endswith(b"\n"):  # the run was killed while it wrote this one
-                break
-            first, last, whole = first or line, line, whole + len(line)
-        if first == last:
+        told, whole = _read(self._journal)
+        if told is None:
             return False
-        if changed := _difference(json.loads(first)["identity"], self._identity):
+        if changed := _difference(told[0], self._identity):
             raise UserError(
                 f"{self._main}: the run that was stopped had {changed}; give the same command with "
                 "--resume, or leave out --resume to begin anew"
             )
-        self.done = Commit(**json.loads(last))
+        self.done = told[1]
         self._before = self.done.parts
         for output, (size, checksum) in zip(self._outputs, self.done.files, strict=True):
             given = not output.partial.exists() and output.path.exists()  # its name
@@ -193,10 +194,10 @@ class Journal:
         self._journal.flush()
         os.fsync(self._journal.fileno())
 
-    def finish(self, beside: Mapping[Path, bytes]) -> None:
+    def finish(self, beside: Mapping[Path, bytes], done_with: Iterable[Path] = ()) -> None:
         """Gives the outputs their names, after a commit that says `complete`.
 
-        `beside`: small files that go with them, written first.
+        `beside`: small files that go with them, written first. `done_with`: what goes afterwards.
         """
         assert self.done.complete
         for path, content in beside.items():
@@ -212,6 +213,8 @@ class Journal:
                     with _appearing(output.path) as temporary:
                         output.finisher(output.partial, temporary)
                     output.partial.unlink()
+        for path in done_with:
+            path.unlink(missing_ok=True)
         self.path.unlink()
 
     def __exit__(
@@ -237,6 +240,27 @@ class Journal:
     def _close(self) -> None:
         for file in (*self._files.values(), self._journal):
             file.close()
+
+
+def last_commit(journal: Path) -> tuple[Mapping[str, Any], Commit] | None:
+    """(the identity of a run, what it has behind it); None without such a journal, or a commit."""
+    try:
+        with journal.open("rb") as file:
+            return _read(file)[0]
+    except FileNotFoundError:
+        return None
+
+
+def _read(journal: BinaryIO) -> tuple[tuple[Mapping[str, Any], Commit] | None, int]:
+    """The identity and the last commit, None where there is none; and the bytes of whole lines."""
+    first, last, whole = b"", b"", 0
+    for line in journal:
+        if not line.endswith(b"\n"):  # the run was killed while it wrote this one
+            break
+        first, last, whole = first or line, line, whole + len(line)
+    if first == last:
+        return None, whole
+    return (json.loads(first)["identity"], Commit(**json.loads(last))), whole
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -15,12 +15,12 @@ class Progress:
 
     Nothing is shown where standard error is no terminal, or with `quiet`. The total is counted
     beside the scoring, by reading the inputs once more, which takes thousands of times less; where
-    they can be read only once, no time left is told.
+    they can be read only once, no time left is told. `share` of the bases are to be done.
     """
 
-    def __init__(self, inputs: Sequence[str], *, quiet: bool) -> None:
+    def __init__(self, inputs: Sequence[str], *, quiet: bool, share: float = 1.0) -> None:
         self._shown = sys.stderr.isatty() and not quiet
-        self._inputs = inputs
+        self._inputs, self._share = inputs, share
         self._total: int | None = None
         self._done = self._before = 0
         self._begin = time.monotonic()
@@ -40,7 +40,7 @@ class Progress:
                     return
         except UserError:  # the scoring will come to it, and tell
             return
-        self._total = total
+        self._total = round(self._share * total)
 
     def skip(self, bases: int) -> None:
         """So many bases were done by an earlier run."""

@@ -15,7 +15,10 @@ if TYPE_CHECKING:  # which loads JAX
 AUTO = "auto"
 _CPU_TOKENS, _ACCELERATOR_TOKENS = 4_096, 131_072  # of a batch, on each device
 # Flags that change no row, and so are not told with the rows.
-_WITHOUT_EFFECT = ("embeddings", "fasta-out", "output", "quiet", "regions", "resume", "summary")
+_WITHOUT_EFFECT = (
+    *("embeddings", "fasta-out", "output", "regions", "summary"),
+    *("process", "processes", "quiet", "resume"),
+)
 
 
 def limit_threads(threads: int) -> None:

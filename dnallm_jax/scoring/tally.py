@@ -48,6 +48,17 @@ class Tally:
                 counts["viral"][of] += 1
                 counts["viral_bases"][of] += row.length
 
+    def include(self, counts: Mapping[str, Any]) -> None:
+        """Adds the counts of other rows."""
+        own = self.counts
+        for name in ("records", "scored", "viral", "bases", "viral_bases"):
+            own[name] = [a + b for a, b in zip(own[name], counts[name], strict=True)]
+        own["scores"] = [
+            [a + b for a, b in zip(*bins, strict=True)]
+            for bins in zip(own["scores"], counts["scores"], strict=True)
+        ]
+        own["status"] = {name: n + counts["status"][name] for name, n in own["status"].items()}
+
     def total(self, name: str) -> int:
         """Of `records`, `scored`, `viral`, `bases` or `viral_bases`, over all lengths."""
         return int(sum(self.counts[name]))

@@ -112,6 +112,32 @@ def test_standard_input_and_eight_devices_give_the_same(
         np.testing.assert_allclose(found, expected, atol=1.1e-4 if name == "strand_gap" else 1e-5)
 
 
+def test_two_processes_make_the_table_of_one(
+    started: "Start", program: Program, bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    # Records without bases fill parts, too, and cost nothing to score.
+    empty = [(f"e{number}", b"") for number in range(3_100)]
+    (tmp_path / "many.fa").write_bytes(fasta([*RECORDS, *empty[:1_100], *RECORDS, *empty]))
+    words = ("--fasta-out=viral.fa", "--regions=where.bed", *OPTIONS, "many.fa")
+    ended = program("score", f"--bundle={bundle}", "--output=one.tsv", *words, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    alone = {name: (tmp_path / name).read_bytes() for name in ("viral.fa", "where.bed")}
+    for name in alone:
+        (tmp_path / name).unlink()
+    both = [started("--output=two.tsv", "--processes=2", f"--process={n}", *words) for n in (0, 1)]
+    told = [process.communicate(timeout=200)[1].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    for name, data in alone.items():
+        assert (tmp_path / name).read_bytes() == data, name
+    for end in ("", ".provenance.json"):
+        one, two = (tmp_path / f"{name}.tsv{end}" for name in ("one", "two"))
+        assert two.read_bytes() == one.read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*.tsv*")) == [
+        f"{name}.tsv{end}" for name in ("one", "two") for end in ("", ".provenance.json")
+    ]
+    assert any("4,214 records (3,522 bases): 10 scored" in each for each in told)
+
+
 API = """
 from data_pipeline.reading import read_records
 from dnallm_jax import Detector

@@ -1,9 +1,10 @@
-"""python killed.py FORMAT FOLDER STEP FAULT: does a run killed at line n, for every n, go on?
+"""python killed.py FORMAT FOLDER STEP FAULT [PROCESSES]: does a run killed anywhere go on?
 
 Forks a run of score_to_files that kills itself (SIGKILL) before the n-th line that it executes in
 the files that write; goes on with `resume` in another fork; and compares every file that is there
 then with those of a run that was never killed; n grows by STEP. Prints one line: how many places
 were tried. A process of its own, without threads of JAX, because it forks. FAULT plants one.
+With PROCESSES the records are shared between so many runs, one after the other in a fork.
 """
 
 import os
@@ -18,14 +19,16 @@ import pyarrow.parquet  # noqa: F401  # here and below: loaded once, not in ever
 
 from data_pipeline.reading import Record
 from dnallm_jax.evaluation import calibration  # noqa: F401
-from dnallm_jax.scoring import batch, parts, summary  # noqa: F401
+from dnallm_jax.scoring import batch, parts, shares, summary  # noqa: F401
 from dnallm_jax.scoring.formats import choose_format
 from dnallm_jax.scoring.journal import Journal, Output
 from dnallm_jax.scoring.output import Calls
 from dnallm_jax.scoring.progress import Progress
+from dnallm_jax.scoring.shares import Share
 from tests.dnallm_jax.scoring.standin import Detector, record
 
-WATCHED = ("batch.py", "journal.py", "formats.py")
+WATCHED = ("batch.py", "journal.py", "formats.py", "shares.py")
+PROCESSES = int((sys.argv[5:] or ["1"])[0])
 
 
 def keeps_what_follows(journal: Journal, output: Output, size: int, checksum: str) -> None:
@@ -46,10 +49,21 @@ def begins_at_the_last_part(found: Any, done: Any) -> Any:
     return (part for part in found if part.number >= done.parts - 1)
 
 
+in_order = shares._in_order
+
+
+def turned_round(complete: Any, whole: Any) -> Iterator[list[bytes]]:
+    """A planted fault: the parts of two shares in the other order."""
+    found = list(in_order(complete, whole))
+    for pair in zip(found[1::2], found[::2], strict=False):
+        yield from pair
+
+
 FAULTS = {
     "none": [(Journal, "write", at_once)],
     "keeps what follows": [(Journal, "write", at_once), (Journal, "_take_up", keeps_what_follows)],
     "begins at the last part": [(batch, "_after", begins_at_the_last_part)],
+    "turns parts round": [(shares, "_in_order", turned_round)],
 }
 
 
@@ -58,7 +72,7 @@ def records() -> Iterator[Record]:
         yield record(f"r{number % 20}", b"ACGT" * number + b"A" * (number % 7), "described")
 
 
-def score(folder: pathlib.Path, ending: str, *, resume: bool) -> None:
+def score(folder: pathlib.Path, ending: str, *, resume: bool, processes: int = PROCESSES) -> None:
     packing = ".gz" if ending.endswith(".gz") else ""
     targets = batch.Targets(
         str(folder / f"scores.{ending}"),
@@ -70,10 +84,13 @@ def score(folder: pathlib.Path, ending: str, *, resume: bool) -> None:
     identity = {"batch_tokens": 1}
     provenance = {"version": "1", "bundle": "0" * 64, "threshold": 0.5, "command": "score"}
     provenance |= {"false_positive_rate": None, "prevalence": 0.5, "min_length": 0}
-    batch.score_to_files(
-        Detector(), Calls(0.5), records(), targets, Progress([], quiet=True),
-        provenance=provenance, identity=identity, resume=resume,
-    )  # fmt: skip
+    for share in (Share(number, processes) for number in range(processes)):
+        if resume and processes > 1 and batch.is_made(targets, share, provenance, []):
+            continue
+        batch.score_to_files(
+            Detector(), Calls(0.5), records(), targets, Progress([], quiet=True),
+            provenance=provenance, identity=identity, resume=resume, share=share,
+        )  # fmt: skip
 
 
 def fork(folder: pathlib.Path, ending: str, *, resume: bool, line: int = 0) -> int:
@@ -113,7 +130,7 @@ def main(ending: str, scratch: pathlib.Path, step: int) -> None:
     parts.FIRST, parts.LARGEST, batch.COMMIT_EVERY = 500, 700, 0.0
     whole = scratch / "whole"
     whole.mkdir()
-    assert fork(whole, ending, resume=False) == 0
+    score(whole, ending, resume=False, processes=1)
     expected = content(whole)
     line = tried = 0
     while True:

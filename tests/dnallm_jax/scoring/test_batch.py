@@ -56,7 +56,7 @@ def score(
         provenance=PROVENANCE,
         identity=identity,
         resume=resume,
-    )
+    )[0]
 
 
 def test_all_files_of_a_run(tmp_path: pathlib.Path) -> None:

@@ -36,9 +36,20 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(
     assert int(ended.stdout.split()[1]) > 2
 
 
-@pytest.mark.parametrize("fault", ["keeps what follows", "begins at the last part"])
-def test_the_check_of_kills_sees_planted_faults(tmp_path: pathlib.Path, fault: str) -> None:
-    ended = killed("tsv", tmp_path, "101", fault)
+# ... and of two processes: XX kills.
+def test_two_processes_killed_anywhere_make_the_table_of_one(tmp_path: pathlib.Path) -> None:
+    ended = killed("tsv", tmp_path, "211", "none", "2")
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout.split()[1]) > 2
+
+
+@pytest.mark.parametrize(
+    "fault", [("keeps what follows",), ("begins at the last part",), ("turns parts round", "2")]
+)
+def test_the_check_of_kills_sees_planted_faults(
+    tmp_path: pathlib.Path, fault: tuple[str, ...]
+) -> None:
+    ended = killed("tsv", tmp_path, "101", *fault)
     assert ended.returncode != 0
     assert "AssertionError: line " in ended.stderr
 
