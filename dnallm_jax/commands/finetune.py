@@ -1,5 +1,5 @@
 """python main.py finetune --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...]
-                               [--coordinator=HOST:PORT --processes=N --process=I]
+                               [--dry-run] [--coordinator=HOST:PORT --processes=N --process=I]
 
 Restores the backbone of the pre-training checkpoint in DIR/pretrain (or config.finetune.backbone:
 another pretrain folder, or "random"), puts a binary head on it and trains it on the labelled
@@ -8,10 +8,16 @@ k-mers and open reading frames are trained first, and joined to it. Of each the 
 validation average precision is taken, calibrated on the validation contigs and written to
 DIR/bundle, without a language-model head. Started again, it goes on from the last whole checkpoint;
 stopped and started on many hosts as `pretrain` is.
+
+--dry-run trains nothing: it prints what the records hold, what windows of which lengths would be
+drawn from them, and how often each group is read under the balance keys.
 """
 
 import pathlib
+from collections.abc import Iterator
 from typing import Any
+
+from absl import flags
 
 from dnallm_jax.commands import common
 from dnallm_jax.config import Config
@@ -21,11 +27,17 @@ def define_flags() -> None:
     common.define_config_flags()
     common.define_device_flags()
     common.define_peer_flags()
+    flags.DEFINE_bool("dry_run", False, "print counts and balance, and train nothing")
+    flags.DEFINE_alias("dry-run", "dry_run")
 
 
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
     config, workdir = common.config(), common.workdir()
+    if flags.FLAGS.dry_run:
+        for line in _counts(config, workdir):
+            print(line)
+        return
     with common.joined_devices(), common.watched():
         _run(config, workdir)
 
@@ -105,3 +117,36 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
         f"{workdir / common.BUNDLE}: validation AUROC {auroc['value']:.4f} "
         f"({auroc['low']:.4f} to {auroc['high']:.4f})"
     )
+
+
+def _counts(config: Config, workdir: pathlib.Path) -> Iterator[str]:
+    from data_pipeline import draws
+    from data_pipeline.contigs import open_contigs
+    from data_pipeline.cutting import table
+    from data_pipeline.tokenizers import from_spec
+    from data_pipeline.views import Composition, make_view
+    from dnallm_jax.config import tokenizer_spec
+    from dnallm_jax.training.windows import composition_settings, window_batches
+
+    contigs = open_contigs(str(workdir / common.CONTIGS))
+    columns = {split: table(contigs.source(split)) for split in contigs.splits if split != "test"}
+    for split, own in columns.items():
+        viral = int(own["label"].sum())
+        yield f"{split}: {viral:,} viral and {len(own['label']) - viral:,} other records"
+        yield from draws.records_by_group(own)
+        if split != "train":
+            yield from draws.lengths(own)
+    sections = [
+        (
+            "finetune",
+            config.finetune,
+            make_view(config.finetune.view, from_spec(tokenizer_spec(config.tokenizer))),
+        )
+    ]
+    if config.composition.steps:
+        sections.append(("composition", composition_settings(config), Composition()))
+    for name, settings, view in sections:
+        keys = f"viruses by {settings.balance_key}, others by {settings.negative_balance_key}"
+        yield f"{name}: windows are drawn evenly over {keys}"
+        batches = window_batches(settings, contigs, view, parts=1, process=0, processes=1)
+        yield from draws.windows(columns["train"], batches, settings.steps)

@@ -55,6 +55,7 @@ def check(c: Config) -> None:
         one_of(f"execution.{key}", *known)
     for key in (
         *("corpus.validation_fraction", "contigs.validation_fraction", "pretrain.ema"),
+        *("finetune.mutate", "finetune.unknown", "composition.mutate"),
         *("composition.dropout", "composition.feature_dropout"),
     ):
         require(0 <= of(key) < 1, f"{key} is {of(key)}; choose 0 or more, less than 1")
@@ -64,6 +65,18 @@ def check(c: Config) -> None:
             all(isinstance(length, int) and length > 0 for length in of(key)),
             f"{key} {of(key)} are window lengths in bases: whole numbers above 0",
         )
+    given = len(fine.length_weights)
+    require(
+        given in (0, len(fine.lengths)) and all(weight > 0 for weight in fine.length_weights),
+        f"finetune.length_weights {fine.length_weights} must be one number above 0 for each of "
+        f"finetune.lengths {fine.lengths}, or none",
+    )
+    require(
+        0 <= fine.min_length <= min(fine.lengths),
+        f"finetune.min_length is {fine.min_length}; choose 1 to {min(fine.lengths)}, the shortest "
+        "of finetune.lengths, or 0 for windows of these lengths only",
+    )
+    one_of("finetune.strands", "both", "forward")
     require(composition.steps >= 0, "composition.steps must be 0 (the GPT alone) or more")
     require(
         bool(composition.widths) and min(composition.widths) > 0,
@@ -72,7 +85,12 @@ def check(c: Config) -> None:
     require(0 < c.score.false_positive_rate < 1, "score.false_positive_rate lies between 0 and 1")
     for key in (
         *("corpus.row_length", "pretrain.batch_rows", "pretrain.accumulate", "pretrain.eval_rows"),
-        *("finetune.batch_tokens", "composition.batch_windows", "composition.networks"),
+        *(
+            "finetune.batch_tokens",
+            "finetune.start_step",
+            "composition.batch_windows",
+            "composition.networks",
+        ),
         *("composition.window", "score.window", "score.batch_tokens"),
         *("pretrain.steps", "finetune.steps"),
     ):

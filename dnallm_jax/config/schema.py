@@ -145,6 +145,14 @@ class Finetune:
     freeze_steps: int = 0  # first steps train the head alone
     batch_tokens: int = 16_384  # a batch holds batch_tokens / (length in tokens) windows
     lengths: tuple[int, ...] = (300, 500, 1000, 3000)  # bases of a training window, one per batch
+    length_weights: tuple[float, ...] = ()  # how often each is drawn; (): evenly
+    # Above 0: windows have all lengths from this one up, evenly in log length, in rows for the next
+    # longer of `lengths`.
+    min_length: int = 0
+    start_step: int = (
+        1  # windows begin at its multiples; at 1 anywhere, so in every phase of k-mers
+    )
+    strands: str = "both"  # both: one is drawn for each window | forward
     balance_key: str = "cluster"  # viruses are drawn evenly over this field ...
     # ... and everything else over this one. group/cluster draws a group first, then one of its
     # clusters; family^0.5/cluster lies between equal families and equal clusters; records of
@@ -153,6 +161,7 @@ class Finetune:
     negative_weights: tuple[str, ...] = ()  # "bacteria=4": drawn four times as often as others
     max_ambiguous: float = 0.05  # share of N above which a window is drawn again
     mutate: float = 0.0  # share of bases replaced at random, an augmentation
+    unknown: float = 0.0  # share of bases hidden in runs of N of 1 to 100 bases, another
     view: str = "bases"  # bases (both strands) | frames (codons of the open reading frames)
     pooling: str = "mean"  # mean | last
     causal: bool = True

@@ -23,7 +23,7 @@ from dnallm_jax.model.network import Network, composition_network, gpt_network
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.planning.flops import flops_per_token
 from dnallm_jax.training.checkpoints import read_manifest
-from dnallm_jax.training.windows import window_batches
+from dnallm_jax.training.windows import composition_settings, window_batches
 
 _FIRST_BATCHES = 8  # from which the spread of the composition's features is taken
 
@@ -69,20 +69,7 @@ def composition_member(config: Config, contigs: Contigs) -> Member:
         dropout=chosen.dropout,
         feature_dropout=chosen.feature_dropout,
     )
-    settings = dataclasses.replace(
-        config.finetune,
-        backbone="random",
-        freeze_steps=0,
-        view=view.name,
-        batch_tokens=chosen.batch_windows * view.row_length(0),
-        **{
-            key: getattr(chosen, key)
-            for key in (
-                *("steps", "lengths", "optimizer", "log_every", "eval_every", "save_every"),
-                *("keep", "seed", "mutate"),
-            )
-        },
-    )
+    settings = composition_settings(config)
     windows = window_batches(settings, contigs, view, parts=1, process=0, processes=1)
     first = np.concatenate([windows(number)["features"] for number in range(_FIRST_BATCHES)])
     weights = sum(a * b for a, b in itertools.pairwise((view.features, *spec.widths, 1)))

@@ -1,5 +1,6 @@
 """Which windows does a recipe train a detector on? Its config's keys, handed to the cutting."""
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from data_pipeline.contigs import Contigs
 from data_pipeline.cutting import Cutting, WindowBatches, fixed_windows, table
 from data_pipeline.views import Composition, View
-from dnallm_jax.config import Finetune
+from dnallm_jax.config import Config, Finetune
 
 _RESIDENT = 4 << 30  # bases; training records of up to so many are held in memory
 
@@ -19,15 +20,7 @@ def window_batches(
     source: Any = contigs.source("train")
     if contigs.splits["train"].bases <= _RESIDENT:
         source = [source[number] for number in range(len(source))]
-    cutting = Cutting(
-        lengths=settings.lengths,
-        batch_tokens=settings.batch_tokens,
-        balance_key=settings.balance_key,
-        negative_balance_key=settings.negative_balance_key,
-        negative_weights=settings.negative_weights,
-        max_ambiguous=settings.max_ambiguous,
-        mutate=settings.mutate,
-    )
+    cutting = Cutting(**{field.name: getattr(settings, field.name) for field in fields(Cutting)})
     return WindowBatches(
         source,
         table(source),
@@ -46,3 +39,20 @@ def baseline_windows(
     """`count` training windows of each length, drawn as the model's are: (ASCII uint8, labels)."""
     batches = window_batches(settings, contigs, Composition(), parts=1, process=0, processes=1)
     return fixed_windows(batches, settings.lengths, count)
+
+
+def composition_settings(config: Config) -> Finetune:
+    """How the networks on composition are trained: as the GPT, but for what their section says."""
+    chosen = config.composition
+    shared = ("steps", "lengths", "optimizer", "log_every", "eval_every", "save_every", "keep")
+    return replace(
+        config.finetune,
+        backbone="random",
+        freeze_steps=0,
+        view=Composition.name,
+        batch_tokens=chosen.batch_windows * Composition().row_length(0),
+        length_weights=(),
+        min_length=0,
+        unknown=0.0,
+        **{key: getattr(chosen, key) for key in (*shared, "seed", "mutate")},
+    )

@@ -1,7 +1,8 @@
 """Are training windows what they say: half viral, evenly drawn, from where they should come?"""
 
 import itertools
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import numpy as np
@@ -203,6 +204,92 @@ def test_that_share_of_letters_is_replaced_at_random(rate: float) -> None:
         assert set(letters) == set(b"AT")
 
 
+def hidden_runs(share: float, length: int, windows: int = 600) -> list[int]:
+    """The lengths of all runs of N in windows of records without any."""
+    records = Records([record(n, n % 2, b"A" * 2000) for n in range(2)])
+    batches = windows_of(records, unknown=share, lengths=(length,))
+    found = (batches.draw(n, n % 2, length)[1] for n in range(windows))
+    runs = [run for window in found for run in re.findall(b"N+", window)]
+    return [len(run) for run in runs]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_that_share_of_letters_lies_hidden_in_runs(share: float) -> None:
+    runs = hidden_runs(share, 800)
+    assert abs(sum(runs) / (600 * 800) - share) < share / 4
+    assert min(runs) == 1
+    assert 80 < max(runs) < 250, "two of up to 100 may touch"
+    assert np.median(runs) < 20, "most are short"
+    assert hidden_runs(0.0, 800, 20) == []
+    assert max(hidden_runs(0.1, 8)) <= 8, "in short windows too"
+
+
+def test_windows_begin_at_multiples_of_a_step() -> None:
+    records = usual_records()
+    starts = {
+        records[number]["bases"].tobytes().find(window)
+        for _, number, window in draws(windows_of(records, start_step=7), 600, 60)
+    } - {-1}
+    assert {start % 7 for start in starts} == {0}
+    assert max(starts) > 100
+    at_the_first = draws(windows_of(records, start_step=10**9, strands="forward"), 50, 60)
+    assert all(records[n]["bases"].tobytes().startswith(window) for _, n, window in at_the_first)
+
+
+def test_one_strand_alone() -> None:
+    records = usual_records()
+    found = draws(windows_of(records, strands="forward"), 100)
+    assert all(window in records[number]["bases"].tobytes() for _, number, window in found)
+
+
+# Mixes of lengths
+
+
+def test_lengths_are_drawn_as_often_as_their_weights_say() -> None:
+    batches = windows_of(length_weights=(3.0, 1.0))
+    found = Counter(batches.lengths(number)[0] for number in range(600))
+    assert abs(found[60] / 600 - 0.75) < 0.06
+    assert batches.expected() == {60: pytest.approx(0.75 * 16), 100: pytest.approx(0.25 * 8)}
+    assert windows_of().expected() == {60: pytest.approx(8), 100: pytest.approx(4)}
+
+
+def test_windows_of_all_lengths_fit_few_shapes() -> None:
+    batches = windows_of(min_length=20)
+    shapes, lengths, labels = Counter(), Counter(), defaultdict(list)
+    for number in range(150):
+        batch = batches(number)
+        shapes[batch["tokens"].shape] += 1
+        for label, ids in zip(batch["labels"], batch["segment_ids"], strict=True):
+            lengths[int((ids > 0).sum())] += 1
+            labels[int((ids > 0).sum())].append(label)
+    assert set(shapes) == {(16, 64), (8, 112)}
+    assert min(lengths) == 20
+    assert max(lengths) == 100
+    assert {n for n in lengths if n > 60} < set(range(61, 101))
+    of_shape = {
+        n: sum(c for k, c in lengths.items() if low < k <= n) for low, n in ((0, 60), (60, 100))
+    }
+    assert min(of_shape.values()) > 300
+    assert len(lengths) > 15
+    assert all(np.mean(found) == 0.5 for found in labels.values()), "length says nothing"
+    assert sum(batches.expected().values()) == pytest.approx(
+        sum(c for c in lengths.values()) / 150, rel=0.15
+    )
+
+
+def test_planted_lengths_that_tell_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        WindowBatches, "_length", lambda self, number, j, lengths: lengths[j % len(lengths)]
+    )
+    labels = defaultdict(list)
+    batches = windows_of(min_length=20)
+    for number in range(10):
+        batch = batches(number)
+        for label, ids in zip(batch["labels"], batch["segment_ids"], strict=True):
+            labels[int((ids > 0).sum())].append(label)
+    assert any(np.mean(found) != 0.5 for found in labels.values())
+
+
 # Mistakes
 
 
@@ -211,7 +298,7 @@ def test_no_record_long_enough() -> None:
         windows_of(lengths=(60, 5000))
     assert str(raised.value) == (
         "no non-viral training record is 5000 bases or longer; take 5000 out of "
-        "--config.finetune.lengths, or add longer records"
+        "--config.finetune.lengths (or composition.lengths), or add longer records"
     )
     records = usual_records()
     records.records.append(record(99, 0, b"A" * 5000))

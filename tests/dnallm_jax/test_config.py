@@ -102,6 +102,15 @@ CLASHES = [
      "finetune.lengths is empty; name at least one window length in bases"),
     ({"finetune__lengths": (300, 0.5)},
      "finetune.lengths (300, 0.5) are window lengths in bases: whole numbers above 0"),
+    ({"finetune__length_weights": (1.0, 2.0)},
+     "finetune.length_weights (1.0, 2.0) must be one number above 0 for each of finetune.lengths "
+     "(300, 500, 1000, 3000), or none"),
+    ({"finetune__min_length": 301},
+     "finetune.min_length is 301; choose 1 to 300, the shortest of finetune.lengths, or 0 for "
+     "windows of these lengths only"),
+    ({"finetune__unknown": 1.0}, "finetune.unknown is 1.0; choose 0 or more, less than 1"),
+    ({"finetune__strands": "one"}, "finetune.strands 'one' is not both or forward"),
+    ({"finetune__start_step": 0}, "finetune.start_step must be at least 1"),
     ({"score__false_positive_rate": 1.0}, "score.false_positive_rate lies between 0 and 1"),
     ({"pretrain__batch_rows": 0}, "pretrain.batch_rows must be at least 1"),
     ({"pretrain__batch_rows": 8, "pretrain__accumulate": 3},
