@@ -169,10 +169,10 @@ def _complete(outputs: Sequence[Output], share: Share) -> Complete | None:
 
 
 def _files(outputs: Sequence[Output], count: int) -> list[Path]:
-    """All that lies there of the shares, the journals last."""
+    """All that lies there of the shares, the journals first: none is left without its files."""
     owned = [Share(number, count).outputs(outputs) for number in range(count)]
-    partial = [output.partial for own in owned for output in own]
-    return partial + [Journal.beside(own[0].path) for own in owned]
+    journals = [Journal.beside(own[0].path) for own in owned]
+    return journals + [output.partial for own in owned for output in own]
 
 
 def _check(complete: Sequence[Complete], own: Complete, identity: Mapping[str, Any]) -> None:
