@@ -27,7 +27,7 @@ from data_pipeline.survey import chosen, read_table, summary, survey, write_tabl
 from data_pipeline.tokenizers import Tokenizer, from_spec
 from data_pipeline.writing import IN_PROCESS, CorpusConfig, PackedCorpus, Runner
 
-CODE_VERSION = 3  # raise it when the same sources and options give other rows
+CODE_VERSION = 4  # raise it when the same sources and options give other rows
 POINTER = "corpus.json"
 RECORDS = "records.tsv.gz"
 # Reading one record of an ArrayRecord file takes time in proportion to the records in it, and every
@@ -152,8 +152,14 @@ def build_corpus(options: CorpusOptions, data_dir: str, runner: Runner = IN_PROC
 
 
 def open_corpus(data_dir: str) -> Corpus:
-    """The corpus in `data_dir`; UserError when there is none, or when files of it are missing."""
-    return Corpus(data_dir, datasets.open_pointer(data_dir, POINTER))
+    """The corpus in `data_dir`; UserError for none, missing files, and rows of another version."""
+    manifest = datasets.open_pointer(data_dir, POINTER)
+    if manifest["code_version"] != CODE_VERSION:
+        raise UserError(
+            f"{data_dir}: prepared by another version of this program, which stores rows in "
+            "another way; run prepare again"
+        )
+    return Corpus(data_dir, manifest)
 
 
 def markov_floor(corpus: Corpus) -> dict[str, Any] | None:

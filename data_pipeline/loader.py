@@ -1,12 +1,13 @@
 """Which rows make up global batch number i, and which of them belong to this process?
 
 Batch i is a pure function of (data set, seed, i): place p = i * batch_rows + j of an endless stream
-is row `index_shuffle(p mod n)` of epoch p div n. So the data's whole state is one integer, and any
+is row `permuted(p mod n)` of epoch p div n. So the data's whole state is one integer, and any
 number of processes, threads or restarts sees the same global batches.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy as np
 from data_pipeline.tokenizers import PAD, Tokenizer
 
 Batch = dict[str, np.ndarray]
+_TOGETHER = 4_096  # places whose rows and strands are found at once
+_ROUNDS = 8
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Source(Protocol):
@@ -24,15 +28,64 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Mapping[str, Any]: ...
 
 
+class Rows(Source, Protocol):
+    """Packed rows: `rows.RowSource`."""
+
+    def read(self, index: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Writes the tokens of a row to the front; its segment lengths, its weights if any."""
+
+
 def row_at(place: int, rows: int, seed: int) -> int:
     """The row at a place of the endless stream; every epoch is another permutation of all rows."""
     epoch, within = divmod(place, rows)
-    if rows == 1:
-        return 0
-    from grain.experimental import index_shuffle  # loaded by training, not by scoring
+    block, within = divmod(within, _TOGETHER)
+    return _order(rows, seed, epoch, block)[within]
 
-    key = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    return index_shuffle(within, max_index=rows - 1, seed=key, rounds=4)
+
+@functools.lru_cache(maxsize=16)
+def _order(rows: int, seed: int, epoch: int, block: int) -> list[int]:
+    """The rows at some consecutive places of an epoch."""
+    first = block * _TOGETHER
+    places = np.arange(first, min(first + _TOGETHER, rows), dtype=np.uint64)
+    return permuted(places, rows, np.random.SeedSequence([seed, epoch])).tolist()
+
+
+def permuted(numbers: np.ndarray, count: int, seed: np.random.SeedSequence) -> np.ndarray:
+    """uint64[n]: where a permutation of 0 .. count - 1 sends some numbers, all at once.
+
+    A Feistel network on as many bits as count - 1 has, walked on from until it comes below `count`
+    (Black and Rogaway 2002). Its memory is that of the numbers, however large the count.
+    """
+    bits = max(count - 1, 1).bit_length()
+    low = np.uint64(bits // 2)
+    masks = (np.uint64((1 << (bits - bits // 2)) - 1), np.uint64((1 << bits // 2) - 1))
+    keys = seed.generate_state(_ROUNDS, np.uint64)
+    found = np.empty(len(numbers), np.uint64)
+    walking, at = np.arange(len(numbers)), numbers.astype(np.uint64)
+    while len(walking):
+        halves = [at >> low, at & masks[1]]
+        for number, key in enumerate(keys):
+            this, other = number % 2, 1 - number % 2
+            mixed = (halves[other] ^ key) * _FACTOR
+            mixed ^= mixed >> np.uint64(32)
+            mixed *= _FACTOR
+            halves[this] ^= mixed >> np.uint64(32) & masks[this]
+        at = halves[0] << low | halves[1]
+        inside = at < count
+        found[walking[inside]] = at[inside]
+        walking, at = walking[~inside], at[~inside]
+    return found
+
+
+def flipped(place: int, seed: int) -> bool:
+    """Whether the row at a place is read on its other strand: drawn for that place alone."""
+    block, within = divmod(place, _TOGETHER)
+    return _flips(seed, block)[within]
+
+
+@functools.lru_cache(maxsize=16)
+def _flips(seed: int, block: int) -> list[bool]:
+    return random(seed, 1, block).integers(2, size=_TOGETHER).astype(bool).tolist()
 
 
 def random(seed: int, *numbers: int) -> np.random.Generator:
@@ -75,24 +128,88 @@ def layout(pieces: list[np.ndarray], length: int, tokenizer: Tokenizer) -> Batch
     return row
 
 
-def packed_row(row: Mapping[str, Any], length: int, tokenizer: Tokenizer, flip: bool) -> Batch:
-    """One stored row as arrays; `flip` reads every segment on the other strand.
-
-    Where the row has `weights` (a soft mask), they scale those of the batch, float32 from 0 to 1.
-    """
-    tokens, lengths, soft = row["tokens"], row["segment_lengths"], row.get("weights")
-    segments = np.split(tokens, np.cumsum(lengths)[:-1])
-    if flip:
-        segments = [tokenizer.reverse_complement(segment) for segment in segments[::-1]]
-    batch = layout(segments, length, tokenizer)
-    if soft is not None:
-        batch["weights"][: len(tokens)] *= soft[::-1] if flip else soft
-    return batch
-
-
 def stack(rows: list[Batch]) -> Batch:
     """Rows -> one batch: every array gets a leading axis."""
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+class Layout:
+    """Stored rows as the arrays of a batch: those of `layout`, written for speed."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        self._tokenizer, self._length = tokenizer, length
+        self._places = np.arange(length, dtype=np.int32)
+        self._counts = tokenizer.token_bases > 0
+        first = int(self._counts.argmax())
+        # The ids that stand for bases are those from here on; or 0, and the table has to be asked.
+        self._first = first if self._counts[first:].all() else 0
+
+    def __call__(self, rows: Sequence[tuple[Rows, int, bool] | None]) -> Batch:
+        """Row i of the batch is rows[i]: whose row, its number, and if it is read the other way.
+
+        That is on the other strand, segment by segment. None is a row of padding. Weights of a row
+        (a soft mask) scale those of the batch, float32 from 0 to 1.
+        """
+        shape = (len(rows), self._length)
+        tokens = np.full(shape, PAD, self._tokenizer.dtype)
+        ids, positions, weights = _of_whole_rows(*shape)
+        soft = []
+        for i, given in enumerate(rows):
+            lengths: np.ndarray = _NONE
+            if given is not None:
+                source, number, flip = given
+                lengths, own = source.read(number, tokens[i])
+                if flip:
+                    lengths = self._turn(tokens[i], lengths)
+                if own is not None:
+                    soft.append((i, own[::-1] if flip else own))
+            if len(lengths) == 1 and lengths[0] == self._length:
+                continue
+            if not ids.flags.writeable:
+                ids, positions = ids.copy(), positions.copy()
+            used = int(lengths.sum())
+            ids[i, :used] = np.repeat(self._places[1 : len(lengths) + 1], lengths)
+            positions[i, :used] -= np.repeat(np.cumsum(lengths) - lengths, lengths)
+            ids[i, used:] = positions[i, used:] = 0
+        if not self._first or soft or tokens.min() < self._first:
+            counts = tokens >= self._first if self._first else self._counts[tokens]
+            weights = counts.astype(np.float32)
+            for i, own in soft:
+                weights[i, : len(own)] *= own
+        return {
+            "tokens": tokens.astype(np.int32),
+            "segment_ids": ids,
+            "positions": positions,
+            "weights": weights,
+        }
+
+    def _turn(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Turns every segment to the other strand, the last one first; returns their lengths."""
+        turn = self._tokenizer.reverse_complement
+        if len(lengths) == 1:
+            own = tokens[: lengths[0]]
+            own[:] = turn(own)
+            return lengths
+        *segments, _ = np.split(tokens, np.cumsum(lengths))
+        turned = np.concatenate([turn(segment) for segment in segments[::-1]])
+        tokens[: len(turned)] = turned
+        return lengths[::-1]
+
+
+_NONE = np.zeros(0, np.int32)
+
+
+@functools.lru_cache(maxsize=8)
+def _of_whole_rows(rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Segment ids, positions and weights of full rows of one segment each; read-only.
+
+    Batches of long genomes are mostly such, and need no arrays of their own.
+    """
+    ids, weights = np.ones((rows, length), np.int32), np.ones((rows, length), np.float32)
+    positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    for array in (ids, positions, weights):
+        array.flags.writeable = False
+    return ids, positions, weights
 
 
 def stream(
@@ -123,7 +240,7 @@ class CorpusBatches:
 
     def __init__(
         self,
-        source: Source,
+        source: Rows,
         tokenizer: Tokenizer,
         row_length: int,
         *,
@@ -133,18 +250,21 @@ class CorpusBatches:
         process: int = 0,
         processes: int = 1,
     ) -> None:
-        self._source, self._tokenizer, self._length = source, tokenizer, row_length
+        self._source, self._layout = source, Layout(tokenizer, row_length)
         self._rows, self._seed, self._both_strands = batch_rows, seed, both_strands
         self._mine = part_of(batch_rows, process, processes)
 
     def __call__(self, number: int) -> Batch:
         """This process's rows of global batch `number` (from 0)."""
-        rows = []
-        for place in (number * self._rows + j for j in self._mine):
-            row = self._source[row_at(place, len(self._source), self._seed)]
-            flip = self._both_strands and bool(random(self._seed, 1, place).integers(2))
-            rows.append(packed_row(row, self._length, self._tokenizer, flip))
-        return stack(rows)
+        source, seed, both = self._source, self._seed, self._both_strands
+        count = len(source)
+        first = number * self._rows
+        return self._layout(
+            [
+                (source, row_at(place, count, seed), both and flipped(place, seed))
+                for place in range(first + self._mine.start, first + self._mine.stop)
+            ]
+        )
 
     def record_ids(self, number: int) -> list[str]:
         """Ids of the records in the whole global batch `number`, each once."""
@@ -170,7 +290,7 @@ def evenly(total: int, rows: int) -> np.ndarray:
 
 
 def in_order(
-    source: Source,
+    source: Rows,
     tokenizer: Tokenizer,
     row_length: int,
     *,
@@ -184,15 +304,10 @@ def in_order(
     The last batch is filled up with empty rows: padding, of no weight.
     """
     mine = part_of(batch_rows, process, processes)
-    empty = layout([], row_length, tokenizer)
-    chosen = evenly(len(source), rows)
+    arrange = Layout(tokenizer, row_length)
+    chosen = evenly(len(source), rows).tolist()
     for start in range(0, len(chosen), batch_rows):
         places = (start + j for j in mine)
-        yield stack(
-            [
-                packed_row(source[int(chosen[place])], row_length, tokenizer, False)
-                if place < len(chosen)
-                else empty
-                for place in places
-            ]
+        yield arrange(
+            [(source, chosen[place], False) if place < len(chosen) else None for place in places]
         )

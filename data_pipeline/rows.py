@@ -2,8 +2,9 @@
 
 A row is a tf.train.Example of byte strings, as TFDS writes and decodes it. Here it is put together
 from its bytes, many rows of one shape at a time, and taken apart again: what TFDS does, in a
-fraction of its time. Tokens of small vocabularies are stored two in a byte, the first in the low
-half, so that the compression of ArrayRecord (zstd) has only their entropy left to work on.
+fraction of its time. Tokens of small vocabularies are stored two in a byte, those of the row's
+first half in the low bits, those of its second half above them: the compression of ArrayRecord
+(zstd) then has only their entropy left to work on, and either half is read in one stride.
 """
 
 import bisect
@@ -43,7 +44,7 @@ class RowFormat:
     def features(self) -> dict[str, np.dtype | type]:
         """The arrays of a stored row, by name; beside them, "record_ids" is a text."""
         return {
-            **({"token_pairs": np.uint8} if self.halves else {"tokens": self.tokenizer.dtype}),
+            **({"token_halves": np.uint8} if self.halves else {"tokens": self.tokenizer.dtype}),
             "segment_lengths": np.int32,
             "starts": np.int64,
             **({"masked": np.uint8} if self.masks else {}),
@@ -73,7 +74,7 @@ class RowFormat:
             "masked": int(masked.sum()),
         }
         stored: dict[str, bytes | np.ndarray] = (
-            {"token_pairs": _paired(tokens)} if self.halves else {"tokens": _bytes_of(tokens)}
+            {"token_halves": _halved(tokens)} if self.halves else {"tokens": _bytes_of(tokens)}
         )
         if isinstance(rows, FullRows):
             stored["starts"] = _bytes_of(rows.starts[:, None])
@@ -135,31 +136,53 @@ class RowSource:
         """tokens dtype[<= L], segment_lengths int32[S], starts int64[S], record_ids bytes.
 
         `starts` are offsets in the records: in bases, or of a codon stream in tokens. `record_ids`
-        joins S ids by newlines. The arrays are read-only views. Where the soft mask is stored,
-        `weights` as well, float32[<= L]: 1, less for tokens with lower-case letters.
+        joins S ids by newlines. The arrays are read-only. Where the soft mask is stored, `weights`
+        as well, float32[<= L]: 1, less for tokens with lower-case letters.
         """
-        example = tf_example_pb2.Example.FromString(self.raw[index])
-        values = {
-            name: feature.bytes_list.value[0] for name, feature in example.features.feature.items()
-        }
-        lengths = np.frombuffer(values["segment_lengths"], np.int32)
-        if "token_pairs" in values:
-            pairs = np.frombuffer(values["token_pairs"], np.uint8).astype("<u2")
-            pairs = (pairs << 4 | pairs) & 0x0F0F
-            tokens = pairs.view(np.uint8)[: sum(lengths.tolist())]
-            tokens.flags.writeable = False
-        else:
-            tokens = np.frombuffer(values["tokens"], self.tokenizer.dtype)
-        row = {
+        features = self._features(index)
+        lengths = np.frombuffer(_value(features, "segment_lengths"), np.int32)
+        tokens = np.empty(lengths.sum(), self.tokenizer.dtype)
+        _, weights = self._read(features, tokens)
+        tokens.flags.writeable = False
+        return {
             "tokens": tokens,
             "segment_lengths": lengths,
-            "starts": np.frombuffer(values["starts"], np.int64),
-            "record_ids": values["record_ids"],
+            "starts": np.frombuffer(_value(features, "starts"), np.int64),
+            "record_ids": _value(features, "record_ids"),
+            **({} if weights is None else {"weights": weights}),
         }
-        if "masked" in values:
-            share = np.frombuffer(values["masked"], np.uint8) / self.tokenizer.token_lengths[tokens]
-            row["weights"] = (1 - (1 - self.soft_mask_weight) * share).astype(np.float32)
-        return row
+
+    def read(self, index: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """`segment_lengths` and, if there are, `weights`; the tokens go to the front of `tokens`.
+
+        That is dtype[L]. What training reads, without what it does not need.
+        """
+        return self._read(self._features(index), tokens)
+
+    def _features(self, index: int) -> Mapping[str, Any]:
+        return tf_example_pb2.Example.FromString(self.raw[index]).features.feature
+
+    def _read(
+        self, features: Mapping[str, Any], tokens: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        lengths = np.frombuffer(_value(features, "segment_lengths"), np.int32)
+        size = int(lengths[0]) if len(lengths) == 1 else int(lengths.sum())
+        if self.tokenizer.vocab_size <= NIBBLE_VOCABULARY:
+            own = np.frombuffer(_value(features, "token_halves"), np.uint8)
+            half = len(own)
+            np.bitwise_and(own, 15, out=tokens[:half])
+            np.right_shift(own[: size - half], 4, out=tokens[half:size])
+        else:
+            tokens[:size] = np.frombuffer(_value(features, "tokens"), self.tokenizer.dtype)
+        if "masked" not in features:
+            return lengths, None
+        lengths_of_tokens = self.tokenizer.token_lengths[tokens[:size]]
+        share = np.frombuffer(_value(features, "masked"), np.uint8) / lengths_of_tokens
+        return lengths, (1 - (1 - self.soft_mask_weight) * share).astype(np.float32)
+
+
+def _value(features: Any, name: str) -> bytes:
+    return features[name].bytes_list.value[0]
 
 
 def examples(values: Mapping[str, bytes | np.ndarray], rows: int) -> Iterator[bytes]:
@@ -208,11 +231,13 @@ def _varint(number: int) -> bytes:
     return low + bytes([number])
 
 
-def _paired(tokens: np.ndarray) -> np.ndarray:
+def _halved(tokens: np.ndarray) -> np.ndarray:
     """uint8[R, ceil(L / 2)] of tokens below 16."""
-    pairs = tokens[:, ::2].astype(np.uint8)
-    pairs[:, : tokens.shape[1] // 2] |= tokens[:, 1::2] << 4
-    return pairs
+    length = tokens.shape[1]
+    half = -(-length // 2)
+    together = tokens[:, :half].astype(np.uint8)
+    together[:, : length - half] |= tokens[:, half:].astype(np.uint8, copy=False) << 4
+    return together
 
 
 def _bytes_of(values: np.ndarray) -> np.ndarray:

@@ -121,14 +121,15 @@ def test_corpus(
     found = build_corpus(options, str(tmp_path / "d"))
     source, tokenizer = found.source("train"), found.tokenizer
     parts: dict[str, dict[int, bytes]] = {"a": {}, "b": {}}
-    for row in (source[index] for index in range(len(source))):
+    arrange = loader.Layout(tokenizer, 64)
+    for index in range(len(source)):
+        row = source[index]
         segments = np.split(row["tokens"], np.cumsum(row["segment_lengths"])[:-1])
         ids = row["record_ids"].decode().split("\n")
         for record_id, start, tokens in zip(ids, row["starts"], segments, strict=True):
             parts[record_id][int(start)] = tokenizer.decode(tokens)
-        for flip in (False, True):
-            batch = loader.packed_row(row, 64, tokenizer, flip)
-            assert (batch["segment_ids"] > 0).sum() == len(row["tokens"])
+        batch = arrange([(source, index, False), (source, index, True)])
+        assert (batch["segment_ids"] > 0).sum(axis=1).tolist() == [len(row["tokens"])] * 2
     joined = {name: b"".join(own[start] for start in sorted(own)) for name, own in parts.items()}
     assert joined == {"a": genome[:9_000] + b"NNACGT", "b": genome[9_000:15_000]}
     stored = json.loads(pathlib.Path(found.folder, "tokenizer.json").read_text())

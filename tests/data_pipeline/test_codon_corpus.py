@@ -113,10 +113,12 @@ def test_the_other_strand_of_a_row_is_that_of_each_segment(found: Corpus) -> Non
     """A segment may begin in the middle of a stretch, whose rest must not go to its neighbour."""
     source = found.source("train")
     rows = [source[index] for index in range(len(source))]
-    row = max(rows, key=lambda row: len(row["segment_lengths"]))
+    number = max(range(len(rows)), key=lambda index: len(rows[index]["segment_lengths"]))
+    row = rows[number]
     segments = np.split(row["tokens"], np.cumsum(row["segment_lengths"])[:-1])
     assert len(segments) > 1
-    flipped = loader.packed_row(row, found.row_length, CODON, flip=True)
+    batch = loader.Layout(CODON, found.row_length)([(source, number, True)])
+    flipped = {name: values[0] for name, values in batch.items()}
     for number, segment in enumerate(reversed(segments), start=1):
         inside = flipped["segment_ids"] == number
         expected = CODON.reverse_complement(segment)

@@ -107,9 +107,9 @@ def test_many_shards_hold_the_same(
     assert len(source) == len(theirs)
     for index in range(len(source)):
         ours, stored = source[index], theirs[index]
-        if "token_pairs" in stored:
-            pairs = stored.pop("token_pairs")
-            stored["tokens"] = np.stack([pairs % 16, pairs // 16], 1).ravel()[: len(ours["tokens"])]
+        if "token_halves" in stored:
+            halves = stored.pop("token_halves")
+            stored["tokens"] = np.concatenate([halves % 16, halves // 16])[: len(ours["tokens"])]
         assert set(ours) == set(stored)
         for name, value in stored.items():
             assert np.array_equal(ours[name], value)
@@ -177,6 +177,8 @@ def test_building_again_reuses_and_changes_do_not(
         patch.setattr(corpus, "CODE_VERSION", corpus.CODE_VERSION + 1)
         with pytest.raises(AssertionError, match="built again"):
             build_corpus(options, str(tmp_path / "d"))
+        with pytest.raises(UserError, match="prepared by another version of this program"):
+            open_corpus(str(tmp_path / "d"))
     assert open_corpus(str(tmp_path / "d")).manifest == first.manifest
 
     copy.write_text(copy.read_text().replace("A", "C"))

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,14 +15,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline import loader
-from data_pipeline.loader import Batch, CorpusBatches, evenly, in_order, layout, row_at, stream
+from data_pipeline.loader import (
+    Batch,
+    CorpusBatches,
+    Layout,
+    evenly,
+    in_order,
+    layout,
+    permuted,
+    row_at,
+    stream,
+)
 from data_pipeline.tokenizers import Kmer, Nucleotide, Tokenizer, reverse_complement
+from tests.data_pipeline.given_rows import GivenRows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LENGTH, ROWS = 24, 30
 
 
-class Rows:
+class Rows(GivenRows):
     """Rows as the corpus gives them: random segments, some with an N, all of them different."""
 
     def __init__(self, tokenizer: Tokenizer, rows: int = ROWS, length: int = LENGTH) -> None:
@@ -36,11 +48,9 @@ class Rows:
                     pieces.append(bases.tobytes())
                     room -= len(tokens)
             self.pieces.append(pieces)
+        super().__init__([self._stored(index) for index in range(rows)])
 
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]:
+    def _stored(self, index: int) -> Mapping[str, Any]:
         segments = [self.tokenizer.encode(piece) for piece in self.pieces[index]]
         ids = [f"record{index}", *(f"r{index}.{n}" for n in range(1, len(segments)))]
         return {
@@ -87,6 +97,33 @@ def test_every_epoch_is_another_permutation_of_all_rows(rows: int) -> None:
         assert all(a != b for a, b in itertools.combinations(epochs, 2))
         assert epochs[0] != [row_at(i, rows, seed=4) for i in range(rows)]
         assert epochs[0] != list(range(rows))
+
+
+@given(st.integers(1, 5_000), st.integers(0, 2**32))
+def test_a_permutation_has_every_number_once(count: int, seed: int) -> None:
+    sent = permuted(np.arange(count), count, np.random.SeedSequence(seed))
+    assert sorted(sent.tolist()) == list(range(count))
+    some = np.random.default_rng(seed).integers(0, count, 7)
+    assert np.array_equal(permuted(some, count, np.random.SeedSequence(seed)), sent[some])
+
+
+def test_all_orders_of_a_few_rows_are_as_likely() -> None:
+    seen: Counter[tuple[int, ...]] = Counter()
+    for seed in range(4_800):
+        seen[tuple(permuted(np.arange(4), 4, np.random.SeedSequence(seed)).tolist())] += 1
+    assert len(seen) == 24
+    excess = sum((count - 200) ** 2 / 200 for count in seen.values())
+    assert excess < 50, "chi-squared of 23 degrees of freedom: 1 in 1,000 is above 49.7"
+
+
+def test_rows_far_apart_in_the_order_are_strangers() -> None:
+    """Neighbours in an epoch's order lie as far apart as those drawn at random."""
+    for count in (1_000, 4_097, 1 << 20):
+        sent = permuted(np.arange(1_000), count, np.random.SeedSequence(1)).astype(np.int64)
+        steps = np.abs(np.diff(sent)) / count
+        assert abs(steps.mean() - 1 / 3) < 4 * np.sqrt(1 / 18 / 1_000)
+        other = permuted(np.arange(1_000), count, np.random.SeedSequence(2)).astype(np.int64)
+        assert abs(np.corrcoef(sent, other)[0, 1]) < 4 / np.sqrt(1_000)
 
 
 def unequal(make: Callable[..., Callable[[int], Batch]], numbers: list[int]) -> list[str]:
@@ -231,6 +268,26 @@ def test_planted_faults_in_a_batch_are_found(key: str) -> None:
     shifted = {**batch, key: np.roll(batch[key], 1, axis=1)}
     assert faults_of(shifted, Nucleotide())
     assert faults_of({**batch, key: batch[key].astype(np.int64)}, Nucleotide())
+
+
+@pytest.mark.parametrize("tokenizer", [Nucleotide(), Kmer(3)])
+def test_stored_rows_are_laid_out_as_their_segments_are(tokenizer: Tokenizer) -> None:
+    """Full rows of one segment, which share arrays, beside others and none."""
+    whole = tokenizer.encode(b"ACGTTGCAAC" * LENGTH)[:LENGTH]
+    rows = Rows(tokenizer, rows=4)
+    stored = GivenRows(
+        [*rows.rows, {"tokens": whole, "segment_lengths": np.array([LENGTH], np.int32)}]
+    )
+    segments = [*([tokenizer.encode(p) for p in own] for own in rows.pieces), [whole]]
+    arrange = Layout(tokenizer, LENGTH)
+    for numbers in ([4], [4, 4], [0, 4, None, 1], [None], [4, 2]):
+        for flip in (False, True):
+            batch = arrange([None if n is None else (stored, n, flip) for n in numbers])
+            for number, row in zip(numbers, rows_of(batch), strict=True):
+                own = [] if number is None else segments[number]
+                if flip:
+                    own = [tokenizer.reverse_complement(segment) for segment in own[::-1]]
+                assert same(row, layout(own, LENGTH, tokenizer)), (numbers, number, flip)
 
 
 def test_an_empty_row_and_a_row_too_long() -> None:

@@ -12,6 +12,7 @@ from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus
 from data_pipeline.errors import UserError
 from data_pipeline.reading import read_records
 from data_pipeline.tokenizers import Kmer, Nucleotide
+from tests.data_pipeline.given_rows import GivenRows
 
 LENGTHS = [1_000, 64, 300, 63, 65, 1, 2, 500]
 LETTERS = list("ACGTacgtn")
@@ -107,8 +108,9 @@ def test_masked_share_of_a_token_in_a_batch(tokenizer: Nucleotide | Kmer) -> Non
     assert masked.sum() == sum(letter > ord("Z") for letter in bases)
     weights = (1 - masked / tokenizer.token_lengths[tokens]).astype(np.float32)
     row = {"tokens": tokens, "segment_lengths": np.array([len(tokens)]), "weights": weights}
-    forward = loader.packed_row(row, 20, tokenizer, False)["weights"]
-    backward = loader.packed_row(row, 20, tokenizer, True)["weights"]
+    rows = GivenRows([row])
+    both = loader.Layout(tokenizer, 20)([(rows, 0, False), (rows, 0, True)])
+    forward, backward = both["weights"]
     np.testing.assert_array_equal(forward[: len(tokens)][::-1], backward[: len(tokens)])
     expected = weights * (tokenizer.token_bases[tokens] > 0)
     np.testing.assert_array_equal(forward, np.pad(expected, (0, 20 - len(tokens))))

@@ -85,8 +85,8 @@ def test_a_row_of_segments_comes_back(tokenizer: Tokenizer, masks: bool) -> None
 
 
 def test_planted_fault_halves_in_the_wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    paired = rows._paired
-    monkeypatch.setattr(rows, "_paired", lambda tokens: paired(tokens) >> 4 | paired(tokens) << 4)
+    halved = rows._halved
+    monkeypatch.setattr(rows, "_halved", lambda tokens: halved(tokens) >> 4 | halved(tokens) << 4)
     with pytest.raises(AssertionError):
         test_full_rows_come_back(Nucleotide(), 8)
     with pytest.raises(AssertionError):
