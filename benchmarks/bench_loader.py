@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from benchmarks.bench_prepare import write_fasta
-from data_pipeline import loader
+from data_pipeline import loader, order
 from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus
 from data_pipeline.rows import RowSource
 
@@ -49,8 +49,8 @@ def fastest(works: dict[str, Callable[[], None]]) -> dict[str, float]:
     return best
 
 
-def read_all(source: RowSource, order: Sequence[int]) -> None:
-    exhaust(map(source.raw.__getitem__, order))
+def read_all(source: RowSource, places: Sequence[int]) -> None:
+    exhaust(map(source.raw.__getitem__, places))
 
 
 def prepared(folder: str, bases: int, row_length: int) -> Corpus:
@@ -63,14 +63,14 @@ def prepared(folder: str, bases: int, row_length: int) -> Corpus:
 
 def measure_batches(corpus: Corpus, batch_rows: int) -> None:
     source, length = corpus.source("train"), corpus.row_length
-    order = [loader.row_at(place, len(source), seed=1) for place in range(READ)]
+    places = [order.row_at(place, len(source), seed=1) for place in range(READ)]
     batches = loader.CorpusBatches(source, corpus.tokenizer, length, batch_rows=batch_rows, seed=1)
     count = READ // batch_rows
     theirs = tfds.builder_from_directory(corpus.folder).as_data_source("train")
     works: dict[str, Callable[[], None]] = {
-        "bare ArrayRecord": lambda: read_all(source, order),
-        "rows": lambda: exhaust(source[row] for row in order),
-        "rows through TFDS": lambda: exhaust(theirs[row] for row in order),
+        "bare ArrayRecord": lambda: read_all(source, places),
+        "rows": lambda: exhaust(source[row] for row in places),
+        "rows through TFDS": lambda: exhaust(theirs[row] for row in places),
         "batches": lambda: exhaust(map(batches, range(count))),
         "batches, streamed": lambda: exhaust(
             itertools.islice(loader.stream(batches, start=0), count)
@@ -91,9 +91,9 @@ def measure_access(folder: str, most: int, row_length: int) -> None:
         place = os.path.join(folder, str(rows))
         os.mkdir(place)
         source = prepared(place, rows * row_length, row_length).source("train")
-        order = np.random.default_rng(1).integers(0, len(source), READ).tolist()
-        exhaust(map(source.raw.__getitem__, order))  # opens the files
-        took = fastest({"": functools.partial(read_all, source, order)})[""]
+        places = np.random.default_rng(1).integers(0, len(source), READ).tolist()
+        read_all(source, places)  # opens the files
+        took = fastest({"": functools.partial(read_all, source, places)})[""]
         print(f"{len(source):>10,} rows of {row_length}: {took / READ * 1e6:.1f} us to read one")
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from data_pipeline.balancing import Choices, balanced, fields
 from data_pipeline.errors import UserError
-from data_pipeline.loader import Batch, Source, part_of, random
+from data_pipeline.loader import Batch, Source, part_of
+from data_pipeline.order import random
 from data_pipeline.tokenizers import reverse_complement
 from data_pipeline.views import View
 
