@@ -1,15 +1,21 @@
 """The flags that several commands share, and where a recipe keeps its things in its workdir."""
 
 import contextlib
+import json
 import os
 import pathlib
+import runpy
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
 from data_pipeline.errors import UserError
-from dnallm_jax.config import Config, resolve
+from dnallm_jax.config import Config, differences, resolve
+
+if TYPE_CHECKING:
+    from dnallm_jax.training.observed import Observed
 
 CORPUS, CONTIGS, PRETRAIN, FINETUNE = "data/corpus", "data/contigs", "pretrain", "finetune"
 COMPOSITION = "composition"
@@ -37,6 +43,27 @@ def define_peer_flags() -> None:
     flags.DEFINE_integer("processes", int(named.get("JAX_NUM_PROCESSES", 0)), "how many there are")
     flags.DEFINE_integer("process", int(named.get("JAX_PROCESS_ID", -1)), "which this is, from 0")
     flags.DEFINE_float("hang_minutes", 20.0, "end what does nothing for so long; 0: never")
+
+
+def define_profile_flag() -> None:
+    """--profile."""
+    flags.DEFINE_string("profile", "", "FIRST:LAST, the steps of which a profile is written")
+
+
+def observed(begun: float) -> "Observed":
+    """What a run that began at `begun` (`time.perf_counter()`) shall say and write of itself."""
+    from dnallm_jax.training.observed import Observed, profiled_steps
+
+    return Observed(begun, changes(), profiled_steps(flags.FLAGS.profile))
+
+
+def changes() -> list[str]:
+    """Lines "key: old -> new": what the command line changed in the recipe."""
+    flag = flags.FLAGS["config"]
+    path, *argument = config_flags.get_config_filename(flag).split(":", 1)
+    recipe = runpy.run_path(path)["get_config"](*argument)
+    old, new = (json.loads(value.to_json()) for value in (recipe, flags.FLAGS.config))
+    return differences(old, new)
 
 
 def config() -> Config:

@@ -1,5 +1,6 @@
 """python main.py finetune --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...]
                                [--dry-run] [--coordinator=HOST:PORT --processes=N --process=I]
+                               [--profile=10:15]
 
 Restores the backbone of the pre-training checkpoint in DIR/pretrain (or config.finetune.backbone:
 another pretrain folder, or "random"), puts a binary head on it and trains it on the labelled
@@ -13,36 +14,44 @@ stopped and started on many hosts as `pretrain` is.
 drawn from them, and how often each group is read under the balance keys.
 """
 
+import dataclasses
 import pathlib
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from dnallm_jax.commands import common
 from dnallm_jax.config import Config
 
+if TYPE_CHECKING:
+    from dnallm_jax.training.observed import Observed
+
 
 def define_flags() -> None:
     common.define_config_flags()
     common.define_device_flags()
     common.define_peer_flags()
+    common.define_profile_flag()
     flags.DEFINE_bool("dry_run", False, "print counts and balance, and train nothing")
     flags.DEFINE_alias("dry-run", "dry_run")
 
 
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
+    begun = time.perf_counter()
     config, workdir = common.config(), common.workdir()
+    observed = common.observed(begun)
     if flags.FLAGS.dry_run:
         for line in _counts(config, workdir):
             print(line)
         return
     with common.joined_devices(), common.watched():
-        _run(config, workdir)
+        _run(config, workdir, observed)
 
 
-def _run(config: Config, workdir: pathlib.Path) -> None:
+def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
     from data_pipeline.contigs import open_contigs
     from dnallm_jax.config import tokenizer_spec
     from dnallm_jax.evaluation.metrics import point_metrics
@@ -59,7 +68,7 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
     settings = config.finetune
     contigs = hosts.together(lambda: open_contigs(str(workdir / common.CONTIGS)))
     mesh = make_mesh(**vars(config.mesh))
-    execution, _ = choose(**vars(config.execution))
+    execution, reasons = choose(**vars(config.execution))
     backbone = None
     if settings.backbone != "random":
         given = settings.backbone
@@ -95,8 +104,11 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
             member,
             mesh=mesh,
             validate=validate,
-            peak_flops=device_peak().flops,
+            peak=device_peak(),
+            reasons=reasons,
+            observed=observed,
         )
+        observed = dataclasses.replace(observed, begun=time.perf_counter())  # of the next one
         readings[member.name] = reading
         scorers[member.name] = scorer.of(trained[member.name])
     evaluation = bundle.write_bundle(

@@ -1,6 +1,7 @@
 """python main.py pretrain --config=configs/NAME.py --workdir=DIR [--platform=tpu]
                                [--devices=8] [--config.KEY=VALUE ...]
                                [--coordinator=HOST:PORT --processes=N --process=I]
+                               [--profile=10:15]
 
 Pre-trains a GPT on the rows that `prepare` wrote to DIR/data/corpus; checkpoints and metrics go to
 DIR/pretrain. Started again, it goes on from the last whole checkpoint; asked to stop (SIGTERM,
@@ -11,25 +12,33 @@ a codon corpus, beside codon Markov models of order 0 to 3, per base covered.
 """
 
 import pathlib
+import time
+from typing import TYPE_CHECKING
 
 from dnallm_jax.commands import common
 from dnallm_jax.config import Config
+
+if TYPE_CHECKING:
+    from dnallm_jax.training.observed import Observed
 
 
 def define_flags() -> None:
     common.define_config_flags()
     common.define_device_flags()
     common.define_peer_flags()
+    common.define_profile_flag()
 
 
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
+    begun = time.perf_counter()
     config, workdir = common.config(), common.workdir()
+    observed = common.observed(begun)
     with common.joined_devices():
-        _run(config, workdir)
+        _run(config, workdir, observed)
 
 
-def _run(config: Config, workdir: pathlib.Path) -> None:
+def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
     from data_pipeline.corpus import open_corpus
     from dnallm_jax.config import gpt_spec
     from dnallm_jax.parallel import hosts
@@ -46,7 +55,8 @@ def _run(config: Config, workdir: pathlib.Path) -> None:
             corpus,
             folder,
             flops_per_token=flops.flops_per_token(spec, corpus.row_length),
-            peak_flops=flops.device_peak().flops,
+            peak=flops.device_peak(),
+            observed=observed,
         )
     if not hosts.is_main():
         return

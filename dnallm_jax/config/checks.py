@@ -101,6 +101,11 @@ def check(c: Config) -> None:
         muon = ("muon",) if section != "composition" else ()
         one_of(f"{section}.optimizer.name", "adamw", *muon)
         one_of(f"{section}.optimizer.schedule", "cosine", "wsd")
+        base = of(f"{section}.optimizer.base_width")
+        require(
+            base == 0 or (base > 0 and section != "composition"),
+            f"{section}.optimizer.base_width is {base}; choose a width (not of composition), or 0",
+        )
         key = f"{section}.optimizer.decay_fraction"
         require(0 < of(key) <= 1, f"{key} is {of(key)}; choose more than 0, at most 1")
         for key in ("log_every", "eval_every", "save_every", "keep"):
@@ -109,8 +114,12 @@ def check(c: Config) -> None:
             # A resumed run then writes the same lines of metrics as one that was never stopped.
             multiple(f"{section}.{key}", f"{section}.log_every")
     for section in ("pretrain", "finetune"):
-        one_of(f"{section}.on_bad_step", "stop", "leave_out")
+        one_of(f"{section}.on_bad_step", "stop", "leave_out", "skip")
         spike = of(f"{section}.spike")
+        require(
+            not spike or of(f"{section}.on_bad_step") != "skip",
+            f"{section}.on_bad_step skip sees no spikes; set {section}.spike to 0, or leave_out",
+        )
         require(
             spike == 0 or spike > 1,
             f"{section}.spike is {spike}; choose more than 1, or 0 for none",

@@ -116,6 +116,9 @@ class Optimizer:
     beta1: float = 0.9  # these two of AdamW
     beta2: float = 0.95
     clip: float = 1.0  # global gradient norm
+    # The model.width at which learning_rate was found: of wider models the matrices take smaller
+    # steps (training/optimizer.py says by which rule). 0: the same steps at any width.
+    base_width: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Pretrain:
     keep: int = 2  # newest checkpoints kept, beside the best
     keep_every: int = 0  # checkpoints of every so many steps stay for ever; 0: none
     spike: float = 0.0  # a loss above so many times the mean of 32 steps is bad, as NaN is; 0: none
-    on_bad_step: str = "stop"  # stop | leave_out (and go on from the last checkpoint)
+    on_bad_step: str = "stop"  # stop | leave_out (from the last checkpoint on) | skip (NaN alone)
     seed: int = 0
 
 

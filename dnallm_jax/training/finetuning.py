@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -17,13 +17,17 @@ from dnallm_jax.model.gpt import Params
 from dnallm_jax.model.network import Network
 from dnallm_jax.parallel import hosts, signals
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.training import objectives, resuming, step
-from dnallm_jax.training.checkpoints import Account, Checkpoints, read_manifest, restore_part
-from dnallm_jax.training.loop import Plan, Progress, Speed, train
+from dnallm_jax.planning.flops import Peak
+from dnallm_jax.training import header, objectives, resuming, step
+from dnallm_jax.training.checkpoints import Checkpoints, read_manifest, restore_part
+from dnallm_jax.training.loop import Plan, Progress, train
 from dnallm_jax.training.members import Member, bases_per_token
 from dnallm_jax.training.objectives import Batch
+from dnallm_jax.training.observed import NOTHING, Observed
 from dnallm_jax.training.optimizer import make_optimizer
-from dnallm_jax.training.telemetry import Telemetry, si
+from dnallm_jax.training.speed import Speed
+from dnallm_jax.training.telemetry import Telemetry
+from dnallm_jax.training.units import si
 from dnallm_jax.training.windows import window_batches
 from dnallm_jax.training.workdir import claim, versions
 
@@ -44,6 +48,7 @@ def program(settings: Finetune, network: Network, mesh: Mesh) -> step.Program:
             frozen_steps=settings.freeze_steps,
         ),
         functools.partial(objectives.virus, logits=network.logits),
+        skip=settings.on_bad_step == "skip",
     )
 
 
@@ -55,13 +60,18 @@ def finetune(
     *,
     mesh: Mesh,
     validate: Callable[[Params], dict[str, float]],
-    peak_flops: float,
+    peak: Peak,
+    reasons: Sequence[str] = (),
+    observed: Observed = NOTHING,
 ) -> tuple[Params, dict[str, Any]]:
     """Trains one member to its last step, from the newest checkpoint if there is one.
 
     Args:
       validate: parameters -> metrics on the validation contigs, `validation_average_precision`
         among them, by which the best step is chosen.
+      peak: what a share of it is called MFU.
+      reasons: why the network runs as it does, for the header.
+      observed: what the command line said about watching this run.
 
     Returns:
       The parameters of the best step, and the provenance of the run for the bundle's manifest.
@@ -105,7 +115,7 @@ def finetune(
                 backbone, state["params"], take="backbone", drop=("lm_head",)
             )
         start = progress.step
-        telemetry = Telemetry(folder, start_step=start, main=hosts.is_main())
+        telemetry = Telemetry(folder, start_step=start, main=hosts.is_main(), observed=observed)
         part, parts = meshes.batch_part(mesh)
         windows = window_batches(
             settings,
@@ -115,7 +125,21 @@ def finetune(
             process=part,
             processes=parts,
         )
-        telemetry.say(_header(config, contigs, member, mesh, start, origin, account))
+        row = view.row_length(max(settings.lengths))
+        tokens = settings.steps * batch_rows(row, settings.batch_tokens, 1) * row
+        telemetry.say(
+            [
+                *_header(config, contigs, member),
+                *header.changed(observed.changes),
+                *header.network(state),
+                *header.due(settings, f"{settings.eval_contigs or 'all'} contigs", state),
+                *header.optimisation(settings.optimizer, settings.steps),
+                *header.machine(mesh, reasons),
+                *header.arithmetic(member.flops_per_token, tokens, peak, member.formula),
+                *header.started(start, _source(origin)),
+                *(account.lines() if account else []),
+            ]
+        )
 
         def device_batches(start: int) -> Iterator[Batch]:
             for batch in loader.stream(windows, start=start):
@@ -151,7 +175,7 @@ def finetune(
                     settings.save_every,
                     settings.spike,
                 ),
-                speed=Speed(bases_per_token(member), member.flops_per_token, peak_flops),
+                speed=Speed(bases_per_token(member), member.flops_per_token, peak.flops),
                 batches=device_batches(progress.step),
                 left_out=left_out,
                 train_step=train_step,
@@ -179,7 +203,9 @@ def finetune(
                     telemetry=telemetry,
                 )
                 if start < settings.steps:
-                    checkpoints.verify(settings.steps, state)
+                    with telemetry.watch.phase("save"):
+                        checkpoints.verify(settings.steps, state)
+                    telemetry.sum_up(settings.steps)
             best, manifest = checkpoints.restore_best(state)
             telemetry.say(
                 f"best        step {manifest['step']} by {SELECTED_BY}: "
@@ -210,33 +236,22 @@ def _origin(backbone: pathlib.Path | None) -> dict[str, Any]:
     return {key: manifest[key] for key in kept}
 
 
-def _header(
-    config: Config,
-    contigs: Contigs,
-    member: Member,
-    mesh: Mesh,
-    start: int,
-    origin: dict[str, Any],
-    account: Account | None,
-) -> list[str]:
+def _header(config: Config, contigs: Contigs, member: Member) -> list[str]:
     settings, view, split = member.settings, member.view, contigs.splits["train"]
     shapes = ", ".join(
         f"{n} b: {batch_rows(view.row_length(n), settings.batch_tokens, 1)} windows"
         for n in settings.lengths
     )
-    if start:
-        source = f"step {start} (restored)"
-    elif account is None:
-        source = "random initialisation"
-    else:
-        source = f"pre-trained, step {origin['step']}, {si(origin['bases_seen'])}bases seen"
     network = ", ".join(f"{key} {value}" for key, value in member.network.description.items())
     return [
         f"finetune    {config.name}: view {settings.view}, {network}",
         f"data        {contigs.fingerprint[:12]}, {split.viral:,} viral and "
         f"{split.records - split.viral:,} other records, {si(split.bases)}bases",
         f"batches     {shapes}",
-        *meshes.describe(mesh),
-        f"start       {source}",
-        *(account.lines() if account else []),
     ]
+
+
+def _source(origin: dict[str, Any]) -> str:
+    if origin["kind"] == "random":
+        return "random initialisation"
+    return f"pre-trained, step {origin['step']}, {si(origin['bases_seen'])}bases seen"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 # A spike is measured against the mean of so many steps.
 STEPS = 32
+# More skipped steps than this in a row are another trouble than a few bad records.
+_SKIPPED = 10
 
 
 class BadStep(Exception):
@@ -27,13 +29,19 @@ class Guard:
     def __init__(self, spike: float, recent: Iterable[float] = ()) -> None:
         self._spike = spike
         self._recent = collections.deque(recent, STEPS)
+        self._skipped = 0  # in a row
 
     @property
     def recent(self) -> tuple[float, ...]:
         return tuple(self._recent)
 
     def check(self, step: int, sums: Mapping[str, float]) -> None:
-        """Raises BadStep; `sums` has `loss`, `weight` and `gradient_norm`."""
+        """Raises BadStep; `sums` has `loss`, `weight`, `gradient_norm` and perhaps `skipped`."""
+        self._skipped = self._skipped + 1 if sums.get("skipped") else 0
+        if self._skipped > _SKIPPED:
+            raise BadStep(step, f"step {step} is the {self._skipped}th in a row that is skipped")
+        if self._skipped:
+            return
         loss, norm = float(sums["loss"]) / max(float(sums["weight"]), 1.0), sums["gradient_norm"]
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise BadStep(

@@ -1,7 +1,6 @@
 """What does training do, step by step? One loop for pre-training and fine-tuning, on one screen."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -10,8 +9,9 @@ import jax
 from dnallm_jax.parallel.hosts import STOPPED
 from dnallm_jax.training.guard import Guard
 from dnallm_jax.training.objectives import Batch, Sums
+from dnallm_jax.training.speed import Speed
 from dnallm_jax.training.step import TrainState
-from dnallm_jax.training.telemetry import Telemetry, clock, si
+from dnallm_jax.training.telemetry import Telemetry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +23,6 @@ class Plan:
     eval_every: int
     save_every: int
     spike: float = 0.0  # see `guard.Guard`
-
-
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """What a second of this run is worth, for the progress line."""
-
-    bases_per_token: float
-    flops_per_token: float
-    peak_flops: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,39 +70,43 @@ def train(
     """
     guard = Guard(plan.spike, progress.recent)
     fetched, waiting = list(progress.sums), list[tuple[int, Sums]]()
-    tick = time.perf_counter()
+    watch = telemetry.watch
+    watch.lap()
 
     def fetch() -> None:
-        for number, sums in jax.device_get(waiting):
+        with watch.phase("step"):
+            found = jax.device_get(waiting)
+        for number, sums in found:
             guard.check(number, sums)
             fetched.append({key: float(value) for key, value in sums.items()})
         waiting.clear()
 
     def report(step: int) -> None:
-        nonlocal tick
         steps = max(len(waiting), 1)  # those of this process: only they were timed
         fetch()
         if fetched:
-            seconds, tick = (time.perf_counter() - tick) / steps, time.perf_counter()
             total = {key: sum(sums[key] for sums in fetched) for key in fetched[0]}
-            norm, tokens = (total[key] / len(fetched) for key in ("gradient_norm", "tokens"))
-            metrics = {**summarise(total), "gradient_norm": norm}
-            mfu = tokens / seconds * speed.flops_per_token / speed.peak_flops
-            rate = {"seconds_per_step": seconds, "tokens_per_second": tokens / seconds, "mfu": mfu}
+            skipped, words = int(total.pop("skipped", 0)), []
+            metrics: dict[str, float] = {"skipped_steps": skipped} if skipped else {}
+            if counted := len(fetched) - skipped:
+                metrics |= {**summarise(total), "gradient_norm": total["gradient_norm"] / counted}
+                words.append(headline(metrics))
+            words += [f"skipped {skipped}"] if skipped else []
             telemetry.metrics(step, metrics)
-            telemetry.speed(step, rate)
-            telemetry.say(
-                f"step {step:>6}/{plan.steps}  {headline(metrics)}  "
-                f"{si(tokens / seconds * speed.bases_per_token)}bases/s  MFU {mfu:.1%}  "
-                f"{clock((plan.steps - step) * seconds)} left"
+            telemetry.progress(
+                *(step, plan.steps, "  ".join(words)),
+                *(speed, total["tokens"] / len(fetched), steps),
             )
             fetched.clear()
 
     with jax.transfer_guard("disallow"):
         for step in range(progress.step + 1, plan.steps + 1):
-            batch, sums = next(batches), None
+            telemetry.profile.at(step, state)
+            with watch.phase("input"):
+                batch, sums = next(batches), None
             if step not in left_out:
-                state, sums = train_step(state, batch)
+                with watch.phase("step"):
+                    state, sums = train_step(state, batch)
             if (step - 1) % plan.log_every == 0:
                 report(step - 1)
             if sums is not None:
@@ -122,18 +117,18 @@ def train(
             stop = asked_to_stop(step) and not last
             if due_evaluation or due_save or (stop and step % plan.log_every == 0):
                 report(step)
-            evaluation = evaluate(state) if due_evaluation else {}
+            with watch.phase("evaluation"):
+                evaluation = evaluate(state) if due_evaluation else {}
             if evaluation:
                 telemetry.metrics(step, evaluation)
                 telemetry.say(f"step {step:>6}/{plan.steps}  validation: {_words(evaluation)}")
             if due_save or stop:
                 fetch()
-                save(Progress(step, tuple(fetched), guard.recent), state, evaluation)
+                with watch.phase("save"):
+                    save(Progress(step, tuple(fetched), guard.recent), state, evaluation)
             if stop:
                 telemetry.say(f"step {step:>6}/{plan.steps}  stopped: the same command goes on")
                 raise SystemExit(STOPPED)
-            if due_evaluation or due_save:
-                tick = time.perf_counter()
     return state
 
 

@@ -21,7 +21,7 @@ from dnallm_jax.model.composition import CompositionSpec, standardisation
 from dnallm_jax.model.gpt import Execution, GPTSpec
 from dnallm_jax.model.network import Network, composition_network, gpt_network
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.planning.flops import flops_per_token
+from dnallm_jax.planning.flops import FORMULA, flops_per_token
 from dnallm_jax.training.checkpoints import read_manifest
 from dnallm_jax.training.windows import composition_settings, window_batches
 
@@ -37,6 +37,7 @@ class Member:
     view: View
     settings: Finetune
     flops_per_token: float
+    formula: str  # of flops_per_token
     backbone: pathlib.Path | None = None  # the pre-training checkpoint (`.../<step>`)
 
 
@@ -55,6 +56,7 @@ def gpt_member(config: Config, mesh: Mesh, run: Execution, backbone: pathlib.Pat
         view=view,
         settings=settings,
         flops_per_token=flops_per_token(spec, row, causal=causal, language_model=False),
+        formula=FORMULA if causal else FORMULA.replace("row/2", "row"),
         backbone=backbone,
     )
 
@@ -79,6 +81,7 @@ def composition_member(config: Config, contigs: Contigs) -> Member:
         view=view,
         settings=settings,
         flops_per_token=6.0 * spec.networks * weights,
+        formula="6 x weights",
     )
 
 

@@ -17,7 +17,7 @@ def schedule(o: Optimizer, steps: int) -> optax.Schedule:
     Hu et al. 2024).
     """
     peak, final = o.learning_rate, o.learning_rate * o.final_fraction
-    warmup = min(o.warmup_steps, max(1, steps // 2))
+    warmup, fall_begins = turns(o, steps)
     if o.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), final)
     decay = max(1, round(o.decay_fraction * (steps - warmup)))
@@ -25,9 +25,32 @@ def schedule(o: Optimizer, steps: int) -> optax.Schedule:
         optax.linear_schedule(0.0, peak, warmup),
         optax.linear_schedule(peak, final, decay),
     )
-    return optax.join_schedules(
-        [rise, optax.constant_schedule(peak), fall], [warmup, max(warmup, steps - decay)]
-    )
+    return optax.join_schedules([rise, optax.constant_schedule(peak), fall], [warmup, fall_begins])
+
+
+def turns(o: Optimizer, steps: int) -> tuple[int, int]:
+    """The updates at which the warm-up ends, and from which on the learning rate falls."""
+    warmup = min(o.warmup_steps, max(1, steps // 2))
+    if o.schedule == "cosine":
+        return warmup, warmup
+    return warmup, max(warmup, steps - max(1, round(o.decay_fraction * (steps - warmup))))
+
+
+def described(o: Optimizer, steps: int) -> list[str]:
+    """What happens to the learning rate and to gradients in `steps` updates, in lines."""
+    warmup, fall_begins = turns(o, steps)
+    stays = f", stays until step {fall_begins}" if o.schedule == "wsd" else ""
+    falls = "along a cosine" if o.schedule == "cosine" else "along a line"
+    return [
+        f"{o.name}: learning rate up to {o.learning_rate:g} in {warmup} steps{stays}, down {falls} "
+        f"to {o.learning_rate * o.final_fraction:g}",
+        f"gradients clipped to norm {o.clip:g}, decay {o.weight_decay:g} of matrices alone"
+        + (f", learning rates from width {o.base_width}" if o.base_width else ""),
+    ]
+
+
+# Words in the names of parameters that sum over no width.
+_NARROW = ("embedding", "norm", "bias", "feature_")
 
 
 def decayed(params: Params) -> Params:
@@ -35,7 +58,7 @@ def decayed(params: Params) -> Params:
 
     Stacked norms have a layer axis too, so the name decides, not the number of axes.
     """
-    undecayed = ("embedding", "norm", "head_kernel", "bias", "feature_")
+    undecayed = (*_NARROW, "head_kernel")
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
         return not any(word in jax.tree_util.keystr(path) for word in undecayed)
@@ -54,10 +77,49 @@ def make_optimizer(
     rate = schedule(o, steps)
     if o.name == "muon":
         moved = _muon(o, rate)
+    elif o.base_width:
+        moved = optax.chain(
+            optax.scale_by_adam(o.beta1, o.beta2),
+            _by_width(o),
+            optax.add_decayed_weights(o.weight_decay, decayed),
+            optax.scale_by_learning_rate(rate),
+        )
     else:
         moved = optax.adamw(rate, o.beta1, o.beta2, weight_decay=o.weight_decay, mask=decayed)
     tx = optax.chain(optax.clip_by_global_norm(o.clip), moved)
     return optax.chain(tx, _hold(frozen, frozen_steps)) if frozen_steps else tx
+
+
+# Matrices of blocks [layer, ...]: the axes that each sums over, and those of what it gives.
+_AXES: dict[str, tuple[int | tuple[int, ...], int | tuple[int, ...]]] = {
+    **dict.fromkeys(("wq", "wk", "wv"), (1, (2, 3))),
+    "wo": ((1, 2), 3),
+    **dict.fromkeys(("gate", "up", "down"), (1, 2)),
+}
+
+
+def _by_width(o: Optimizer) -> optax.GradientTransformation:
+    """Scales updates so that a learning rate found at width `base_width` is right at any other.
+
+    The rule is muP's (Yang et al. 2022): what a step adds to a matrix's output must not grow with
+    the numbers that it sums over, so Adam's steps of matrices shrink as 1 / width; those of
+    embeddings, norms and biases stay. The steps of Muon, whose largest stretch grows as the square
+    root of the width, shrink as its inverse (Bernstein & Newhouse 2024). Decay is not scaled. All
+    dimensions of a network should grow in proportion, its depth and head width should not.
+    """
+
+    def scaled(updates: Params, _: Params | None) -> Params:
+        ratio = o.base_width / updates["backbone"]["embedding"].shape[-1]
+
+        def of_leaf(path: tuple, update: jax.Array) -> jax.Array:
+            if any(word in jax.tree_util.keystr(path) for word in _NARROW):
+                return update
+            by_muon = o.name == "muon" and path[-1].key in _AXES
+            return update * (ratio**0.5 if by_muon else ratio)
+
+        return jax.tree_util.tree_map_with_path(of_leaf, updates)
+
+    return optax.stateless(scaled)
 
 
 def _muon(o: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -69,15 +131,15 @@ def _muon(o: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
     """
     from optax import contrib  # many modules, for few runs
 
-    # [layer, ...]: the axes that a matrix sums over, and those of what it gives.
-    given = {
-        **dict.fromkeys(("wq", "wk", "wv"), contrib.MuonDimensionNumbers(1, (2, 3))),
-        "wo": contrib.MuonDimensionNumbers((1, 2), 3),
-        **dict.fromkeys(("gate", "up", "down"), contrib.MuonDimensionNumbers(1, 2)),
-    }
-
     def matrices(params: Params) -> Params:
-        return jax.tree_util.tree_map_with_path(lambda path, _: given.get(path[-1].key), params)
+        def numbers(path: tuple, _: jax.Array) -> contrib.MuonDimensionNumbers | None:
+            return (
+                contrib.MuonDimensionNumbers(*_AXES[name])
+                if (name := path[-1].key) in _AXES
+                else None
+            )
+
+        return jax.tree_util.tree_map_with_path(numbers, params)
 
     return optax.chain(
         contrib.muon(
@@ -87,6 +149,7 @@ def _muon(o: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
             muon_weight_dimension_numbers=matrices,
             consistent_rms=0.2,
         ),
+        *([_by_width(o)] if o.base_width else []),
         optax.add_decayed_weights(-o.weight_decay, decayed),
         optax.scale_by_schedule(rate),
     )

@@ -17,12 +17,16 @@ from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, Params, initialise, logical_axes
 from dnallm_jax.parallel import execution, hosts, signals, watchdog
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.training import objectives, resuming, step
+from dnallm_jax.planning.flops import Peak
+from dnallm_jax.training import header, objectives, resuming, step
 from dnallm_jax.training.checkpoints import Checkpoints
-from dnallm_jax.training.loop import Plan, Progress, Speed, train
+from dnallm_jax.training.loop import Plan, Progress, train
 from dnallm_jax.training.objectives import Batch
+from dnallm_jax.training.observed import NOTHING, Observed
 from dnallm_jax.training.optimizer import make_optimizer
-from dnallm_jax.training.telemetry import Telemetry, si
+from dnallm_jax.training.speed import Speed
+from dnallm_jax.training.telemetry import Telemetry
+from dnallm_jax.training.units import si
 from dnallm_jax.training.workdir import claim, versions
 
 CHECKPOINTS = "checkpoints"
@@ -63,6 +67,7 @@ def program(
         objective,
         accumulate=settings.accumulate,
         ema=settings.ema,
+        skip=settings.on_bad_step == "skip",
     )
     return made, spec, reasons
 
@@ -73,11 +78,16 @@ def pretrain(
     folder: pathlib.Path,
     *,
     flops_per_token: float,
-    peak_flops: float,
+    peak: Peak,
+    observed: Observed = NOTHING,
 ) -> dict[str, float]:
     """Trains to the last step of the config, from the newest checkpoint if there is one.
 
     Writes checkpoints/, metrics.jsonl, speed.jsonl and tensorboard/ into `folder`.
+
+    Args:
+      peak: what a share of it is called MFU.
+      observed: what the command line said about watching this run.
 
     Returns:
       The metrics of the last step: `validation_bits_per_base`, or none without a validation split.
@@ -113,10 +123,11 @@ def pretrain(
             state, manifest = restored
             progress, last = resuming.progress_of(manifest), manifest["metrics"]
         start = progress.step
-        telemetry = Telemetry(folder, start_step=start, main=hosts.is_main())
+        telemetry = Telemetry(folder, start_step=start, main=hosts.is_main(), observed=observed)
         part, parts = meshes.batch_part(mesh)
+        train_rows = corpus.source("train")
         rows = loader.CorpusBatches(
-            corpus.source("train"),
+            train_rows,
             tokenizer,
             corpus.row_length,
             batch_rows=settings.batch_rows,
@@ -126,19 +137,28 @@ def pretrain(
         )
         tokens = settings.batch_rows * corpus.row_length
         bases = corpus.splits["train"].bases_per_token
+        evaluated = f"{settings.eval_rows} rows" if "validation" in corpus.splits else "none"
         telemetry.say(
             [
-                f"pretrain    {config.name}: {spec.layers} layers of {spec.width}, "
-                f"{si(sum(x.size for x in jax.tree.leaves(state['params'])))}parameters",
+                f"pretrain    {config.name}: "
+                + ", ".join(f"{key} {value}" for key, value in vars(spec).items()),
+                *header.changed(observed.changes),
+                *header.network(state),
                 f"data        {corpus.fingerprint[:12]}, {si(corpus.splits['train'].bases)}bases, "
-                f"{len(corpus.source('train')):,} rows of {corpus.row_length}",
-                f"budget      {settings.steps} steps of {si(tokens)}tokens = "
-                f"{si(settings.steps * tokens * bases)}bases, "
-                f"{settings.steps * settings.batch_rows / len(corpus.source('train')):.2f} epochs",
-                *meshes.describe(mesh),
-                *reasons,
-                f"peak        {si(peak_flops)}FLOP/s",
-                f"start       {'step ' + str(start) + ' (restored)' if start else 'from scratch'}",
+                f"{len(train_rows):,} rows of {corpus.row_length}, {bases:.3g} bases a token",
+                *header.budget(
+                    steps=settings.steps,
+                    rows=settings.batch_rows,
+                    parts=settings.accumulate,
+                    row_length=corpus.row_length,
+                    bases_per_token=bases,
+                    available=len(train_rows),
+                ),
+                *header.due(settings, evaluated, state),
+                *header.optimisation(settings.optimizer, settings.steps),
+                *header.machine(mesh, reasons),
+                *header.arithmetic(flops_per_token, settings.steps * tokens, peak),
+                *header.started(start, "from scratch"),
             ]
         )
 
@@ -207,7 +227,7 @@ def pretrain(
                     settings.save_every,
                     settings.spike,
                 ),
-                speed=Speed(bases, flops_per_token, peak_flops),
+                speed=Speed(bases, flops_per_token, peak.flops),
                 batches=device_batches(progress.step),
                 left_out=left_out,
                 train_step=train_step,
@@ -235,7 +255,9 @@ def pretrain(
                     telemetry=telemetry,
                 )
                 if start < settings.steps:
-                    checkpoints.verify(settings.steps, state)
+                    with telemetry.watch.phase("save"):
+                        checkpoints.verify(settings.steps, state)
+                    telemetry.sum_up(settings.steps)
         finally:
             checkpoints.close()
             telemetry.close()

@@ -19,7 +19,7 @@ from dnallm_jax.config import Config, gpt_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, initialise
 from dnallm_jax.parallel import hosts, watchdog
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.training.telemetry import si
+from dnallm_jax.training.units import si
 from dnallm_jax.training.workdir import code, versions
 
 # Bytes of a parameter in training: itself, its gradient and two moments, float32.

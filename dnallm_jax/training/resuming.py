@@ -51,12 +51,13 @@ def run_through(
 
     Args:
       run: (state, progress, steps to leave out) -> the last state; may raise BadStep.
-      on_bad_step: "stop", or "leave_out": go back to the last checkpoint and go on without the
-        step, which is noted in left_out.json.
+      on_bad_step: "leave_out": go back to the last checkpoint and go on without the step, which is
+        noted in left_out.json; anything else: stop.
       records: the ids of the records in a step's batch.
 
     Raises:
-      UserError: a bad step and "stop", too many of them, or no checkpoint to go back to.
+      UserError: a bad step that is not left out, too many that are, or no checkpoint to go back
+        to.
     """
     layout = abstract(state)
     while True:
@@ -67,7 +68,7 @@ def run_through(
             bad, ids = error, records(error.step)
         told = f"{bad.why}; its batch holds records {', '.join(ids[:8])}"
         told += f" and {len(ids) - 8} more" if len(ids) > 8 else ""
-        if on_bad_step == "stop":
+        if on_bad_step != "leave_out":
             raise UserError(
                 f"{told}. Lower the learning rate, or look at these records; the last checkpoint "
                 "is untouched"

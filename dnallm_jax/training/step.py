@@ -80,7 +80,7 @@ class Program:
 
     Attributes:
       axes: the logical axis names of every parameter, in their structure.
-      accumulate, ema: as of `make_train_step`.
+      accumulate, ema, skip: as of `make_train_step`.
     """
 
     mesh: Mesh
@@ -90,6 +90,7 @@ class Program:
     objective: Objective
     accumulate: int = 1
     ema: float = 0.0
+    skip: bool = False
 
     def state(self) -> tuple[TrainState, Any]:
         """A fresh train state and its shardings."""
@@ -102,7 +103,12 @@ class Program:
     def train_step(self, shardings: Any) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
         """The jitted update of a state of these shardings."""
         return make_train_step(
-            self.objective, self.tx, shardings, accumulate=self.accumulate, ema=self.ema
+            self.objective,
+            self.tx,
+            shardings,
+            accumulate=self.accumulate,
+            ema=self.ema,
+            skip=self.skip,
         )
 
 
@@ -113,13 +119,15 @@ def make_train_step(
     *,
     accumulate: int = 1,
     ema: float = 0.0,
+    skip: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """The jitted update; the old state's memory is donated. Metrics are the objective's sums.
 
     What is minimised is the loss (and penalty, if any) summed over the whole batch, divided once by
     its summed weight: `accumulate` parts of it, one after the other, give the same update in a part
     of the memory. `ema` is the weight of the old mean in a state's "ema"; it is less in the first
-    steps, so that the start is soon forgotten.
+    steps, so that the start is soon forgotten. With `skip` a step whose loss or gradient is not
+    finite moves nothing but the step's number; its sums are 0, but for `skipped`.
     """
 
     def summed(params: Params, batch: Batch) -> tuple[jax.Array, Sums]:
@@ -155,9 +163,19 @@ def make_train_step(
         params = optax.apply_updates(state["params"], updates)
         new = {"params": params, "optimizer": optimizer, "step": state["step"] + 1}
         if ema:
-            old = jnp.minimum(ema, (1 + state["step"]) / (10 + state["step"]))
-            new["ema"] = optax.incremental_update(params, state["ema"], 1 - old)
-        return new, {**sums, "gradient_norm": optax.tree.norm(gradient)}
+            weight = jnp.minimum(ema, (1 + state["step"]) / (10 + state["step"]))
+            new["ema"] = optax.incremental_update(params, state["ema"], 1 - weight)
+        sums = {**sums, "gradient_norm": optax.tree.norm(gradient)}
+        if not skip:
+            return new, sums
+        good = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["gradient_norm"])
+        old = {**state, "step": new["step"]}
+        new, sums = jax.tree.map(
+            lambda made, instead: jnp.where(good, made, instead),
+            (new, sums),
+            (old, jax.tree.map(jnp.zeros_like, sums)),
+        )
+        return new, {**sums, "skipped": 1.0 - good}
 
     return train_step
 

@@ -1,7 +1,6 @@
 """How does a person see what a run is doing? A header, a line every few steps, files to plot."""
 
 import json
-import math
 import os
 import pathlib
 import sys
@@ -11,28 +10,42 @@ from typing import Any, TextIO
 from tensorboardX import SummaryWriter
 
 from data_pipeline.errors import UserError
+from dnallm_jax.training.observed import NOTHING, Observed
+from dnallm_jax.training.profiling import Profile
+from dnallm_jax.training.speed import Speed, Stopwatch, memory
+from dnallm_jax.training.units import clock, si
 
 
 class Telemetry:
     """Writes metrics.jsonl, speed.jsonl and TensorBoard files (process 0 only) and prints lines.
 
     metrics.jsonl holds only what the data, the config and the seed determine, so that a resumed
-    run's file equals that of a run never stopped; times lie in speed.jsonl. A restarted run first
-    drops the lines of steps that it will do again.
+    run's file equals that of a run never stopped; times and memory lie in speed.jsonl. A restarted
+    run first drops the lines of steps that it will do again, but for the time that they took.
 
     Args:
       folder: made when missing.
       start_step: the step that the run goes on from; what earlier runs said of later ones goes.
       main: whether this process writes and prints; the others do neither.
+      observed: what the command line said about watching this run.
     """
 
-    def __init__(self, folder: pathlib.Path, *, start_step: int, main: bool) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, start_step: int, main: bool, observed: Observed = NOTHING
+    ) -> None:
         self._main = main
+        self.watch = Stopwatch(observed.begun)
+        self.profile = Profile(folder / "profile", observed.profile, watch=self.watch, say=self.say)
         if not main:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        said = read_metrics(folder / "speed.jsonl")
+        spent = max((line.get("run_seconds", 0.0) for line in said), default=0.0)
+        starts = max((int(line.get("starts", 0)) for line in said), default=0)
         self._open(start_step)
+        self.watch.go_on(spent, self._step_seconds, starts)
+        self._total(start_step)  # lines that are dropped said how much time is gone
 
     def _open(self, step: int) -> None:
         self._files: dict[str, TextIO] = {}
@@ -43,13 +56,16 @@ class Telemetry:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
             temporary.rename(path)
             self._files[name] = path.open("a")
+        self._step_seconds = max((line.get("step_seconds", 0.0) for line in kept), default=0.0)
         self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
 
     def go_back(self, step: int) -> None:
         """Forgets what was said of later steps: the run does them again."""
         if self._main:
-            self.close()
+            self._close_files()
             self._open(step)
+            self.watch.go_back(self._step_seconds)
+            self._total(step)
 
     def keep(self) -> None:
         """What was written so far is on disk when this returns, even if the machine goes down."""
@@ -80,11 +96,44 @@ class Telemetry:
             for line in [lines] if isinstance(lines, str) else lines:
                 print(line, file=sys.stderr, flush=True)
 
+    def progress(
+        self, step: int, steps: int, headline: str, speed: Speed, tokens: float, count: int
+    ) -> None:
+        """A line: how fast the last `count` steps, of `tokens` each, were, and memory."""
+        lap = self.watch.lap()
+        rates, held = speed.rates(tokens, count, lap), memory()
+        spent = {f"{name}_seconds_of_lap": seconds for name, seconds in lap.items()}
+        self.speed(step, rates | held | spent | self.watch.totals())
+        words = [
+            f"step {step:>6}/{steps}  {headline}",
+            f"{si(rates['bases_per_second'])}bases/s",
+            f"MFU {rates['mfu']:.1%}",
+            f"input {lap['input'] / max(lap['wall'], 1e-9):.0%}",
+            *([f"HBM {si(held['device_bytes_peak'])}B"] if "device_bytes_peak" in held else []),
+            f"host {si(held['host_bytes_peak'])}B",
+            *([f"compiling {lap['compile']:.1f} s"] if lap["compile"] >= 0.1 else []),
+            f"{clock((steps - step) * rates['seconds_per_step'])} left",
+        ]
+        self.say("  ".join(words))
+
+    def _total(self, step: int) -> None:
+        self.speed(step, self.watch.totals())
+
+    def sum_up(self, step: int) -> None:
+        """Says where the time of the whole run went."""
+        self._total(step)
+        self.say(self.watch.lines())
+
     def close(self) -> None:
+        self.profile.close()
+        self.watch.close()
         if self._main:
-            for file in self._files.values():
-                file.close()
-            self._board.close()
+            self._close_files()
+
+    def _close_files(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._board.close()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -107,17 +156,3 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
             )
         lines.append(line)
     return lines
-
-
-def si(value: float) -> str:
-    """1234567 -> '1.23 M'."""
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:.3g} "
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    whole = math.ceil(seconds)
-    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"

@@ -15,7 +15,8 @@ import pytest
 from dnallm_jax.parallel.hosts import STOPPED
 from dnallm_jax.training import loop
 from dnallm_jax.training.guard import BadStep
-from dnallm_jax.training.loop import Plan, Progress, Speed, train
+from dnallm_jax.training.loop import Plan, Progress, train
+from dnallm_jax.training.speed import Speed
 from dnallm_jax.training.telemetry import Telemetry, read_metrics
 
 State = dict[str, jax.Array]

@@ -18,6 +18,7 @@ from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus, open_corpu
 from data_pipeline.datasets import sole_writer
 from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, Finetune, Model, Pretrain, Tokenizer, gpt_spec, to_dict
+from dnallm_jax.planning.flops import Peak
 from dnallm_jax.training import pretraining
 from dnallm_jax.training.checkpoints import Checkpoints, newest_whole
 from dnallm_jax.training.members import check_backbone
@@ -104,6 +105,10 @@ SOON = {
     "keys that clash": Mistake(
         "pretrain --config=sizes.py --workdir={w}",
         "pretrain: config unnamed: model.heads 4 is not a multiple of model.kv_heads 3",
+    ),
+    "no range of steps": Mistake(
+        f"pretrain {USUAL} --profile=15:10",
+        "pretrain: --profile=15:10 is not FIRST:LAST, the numbers of two steps, for example 10:15",
     ),
     "stray word": Mistake(
         f"pretrain {USUAL} steps=5",
@@ -248,7 +253,7 @@ def pretrain(config: Config, places: dict[str, pathlib.Path], folder: pathlib.Pa
     """What pretrain refuses with."""
     corpus = open_corpus(str(places["w"] / "data/corpus"))
     with pytest.raises(UserError) as raised:
-        pretraining.pretrain(config, corpus, folder, flops_per_token=1.0, peak_flops=1.0)
+        pretraining.pretrain(config, corpus, folder, flops_per_token=1.0, peak=Peak(1.0, ""))
     return str(raised.value)
 
 

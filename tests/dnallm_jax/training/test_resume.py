@@ -16,6 +16,7 @@ import pytest
 from dnallm_jax.parallel.hosts import STOPPED
 from dnallm_jax.training.checkpoints import saved_steps
 from dnallm_jax.training.manifest import read_manifest
+from dnallm_jax.training.telemetry import read_metrics
 from tests.dnallm_jax.training.place import (
     SAVE_EVERY,
     Place,
@@ -73,6 +74,18 @@ def test_pretraining_ends_with_the_same_bits(pretrained: Place) -> None:
     names = arrays(whole / "checkpoints" / str(STEPS))
     assert any(name.startswith("optimizer/") and "/mu/" in name for name in names)
     assert int(names["step"]) == STEPS
+
+
+def test_where_the_time_went_is_said_of_all_starts_together(pretrained: Place) -> None:
+    said = {name: pretrained.said(name).read_text() for name in ("whole", "killed")}
+    assert f"changed     root: . -> {pretrained.folder}\n" in said["killed"]
+    for name, starts in (("whole", {1}), ("killed", {2, 3, 4, 5})):  # one may die at once
+        last = read_metrics(pretrained.folder / name / "pretrain" / "speed.jsonl")[-1]
+        assert last["step"] == STEPS
+        assert last["starts"] in starts
+        assert 0 < last["step_seconds"] < last["run_seconds"]
+        assert last["goodput"] == pytest.approx(last["step_seconds"] / last["run_seconds"])
+    assert "starts together, went into steps that count" in said["killed"]
 
 
 def test_a_finished_run_says_its_result_again(pretrained: Place) -> None:

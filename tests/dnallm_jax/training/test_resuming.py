@@ -16,7 +16,8 @@ from dnallm_jax.parallel.mesh import make_mesh, sharding
 from dnallm_jax.training import resuming
 from dnallm_jax.training.checkpoints import Checkpoints
 from dnallm_jax.training.guard import STEPS, BadStep, Guard
-from dnallm_jax.training.loop import Plan, Progress, Speed, train
+from dnallm_jax.training.loop import Plan, Progress, train
+from dnallm_jax.training.speed import Speed
 from dnallm_jax.training.telemetry import Telemetry
 
 PLAN = Plan(steps=12, log_every=2, eval_every=4, save_every=4)
