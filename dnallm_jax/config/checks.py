@@ -34,7 +34,7 @@ def check(c: Config) -> None:
 
     model, fine, composition = c.model, c.finetune, c.composition
     for key, size in vars(model).items():
-        least = 0 if key == "lookback" else 1
+        least = 0 if key in ("lookback", "window") else 1
         require(size >= least, f"model.{key} is {size}; it must be {least} or more")
     one_of("tokenizer.name", *TOKENIZER_KEYS)
     multiple("model.heads", "model.kv_heads")

@@ -71,6 +71,7 @@ class Model:
     feed_forward: int = 768
     rope_base: float = 10_000.0
     lookback: int = 0  # so many earlier tokens are embedded with each token, by look-up
+    window: int = 0  # a token attends only to those fewer than so many away; 0: to all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Execution:
 # the rematerialisations those of model/gpt.py.
 EXECUTION_CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
-    "attention": ("auto", "blockwise", "reference"),
+    "attention": ("auto", "blockwise", "reference", "splash"),
     "unroll": ("auto", "yes", "no"),
     "remat": ("none", "block", "dots", "offload"),
 }
@@ -97,11 +98,15 @@ EXECUTION_CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each mesh axis; one of them may be -1, which takes what is left."""
+    """Devices along each mesh axis; one of them may be -1, which takes what is left.
+
+    What each axis splits is the table in parallel/mesh.py. Slices of a TPU lie along `data`.
+    """
 
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    sequence: int = 1  # splits the rows themselves, for long ones (pretrain)
 
 
 @dataclasses.dataclass(frozen=True)

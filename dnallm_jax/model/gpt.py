@@ -34,6 +34,7 @@ class GPTSpec:
     feed_forward: int
     rope_base: float = 10_000.0
     lookback: int = 0  # so many tokens before it are embedded with each token; costs no product
+    window: int = 0  # a token attends only to those fewer than so many places away; 0: to all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +45,12 @@ class Execution:
     attention: str = "blockwise"
     unroll: bool = False  # unrolled layers run faster on CPU, scanned ones compile faster
     remat: str = "none"  # one of REMAT: what the backward pass computes again
-    # How activations [B, ...] are split, on more than one device. Without it the compiler splits
+    # How activations [B, L, ...] are split, on more than one device. Without it the compiler splits
     # their width as it finds the parameters split, and then every device works on every row.
     rows: NamedSharding | None = None
+    # The attention function -> the same, run on several devices at once. Without it the compiler
+    # splits attention as it splits all else, which it cannot do to a kernel.
+    share_out: Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]] | None = None
 
 
 # What of a block is kept for its backward pass; the rest is computed again from the block's input.
@@ -136,8 +140,7 @@ def block(
     cos: jax.Array,
     sin: jax.Array,
     *,
-    causal: bool,
-    backend: str,
+    attend: Callable[..., jax.Array],
 ) -> jax.Array:
     """One transformer block on the residual stream; p holds one layer's parameters (no N axis)."""
     dtype = x_BLD.dtype
@@ -147,7 +150,7 @@ def block(
     v_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wv"].astype(dtype))
     q_BLHh = rotate(rms_norm(q_BLHh, p["q_norm"]), cos, sin)
     k_BLKh = rotate(rms_norm(k_BLKh, p["k_norm"]), cos, sin)
-    a_BLHh = attention(q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, causal=causal, backend=backend)
+    a_BLHh = attend(q_BLHh, k_BLKh, v_BLKh, segment_ids_BL)
     x_BLD = x_BLD + jnp.einsum("BLHh,HhD->BLD", a_BLHh, p["wo"].astype(dtype))
     y_BLD = rms_norm(x_BLD, p["mlp_norm"])
     f_BLF = jax.nn.silu(y_BLD @ p["gate"].astype(dtype)) * (y_BLD @ p["up"].astype(dtype))
@@ -190,9 +193,9 @@ def logical_axes(module: Callable[..., nnx.Module], *args: Any) -> Params:
     return nnx.to_pure_dict(state, extract_fn=lambda variable: variable.get_metadata("axes"))
 
 
-def _by_rows(x_BLD: jax.Array, run: Execution) -> jax.Array:
-    """Activations split as `run.rows` says, and in no other way."""
-    return x_BLD if run.rows is None else jax.lax.with_sharding_constraint(x_BLD, run.rows)
+def _by_rows(x_BL: jax.Array, run: Execution) -> jax.Array:
+    """Activations [B, L, ...] split as `run.rows` says, and in no other way."""
+    return x_BL if run.rows is None else jax.lax.with_sharding_constraint(x_BL, run.rows)
 
 
 def _embed(
@@ -233,8 +236,13 @@ def hidden_states(
 ) -> jax.Array:
     """The backbone: tokens, segment ids, positions (int32 [B, L]) -> [B, L, D] in `run.dtype`."""
     cos, sin = rope_table(positions_BL, spec.head_width, spec.rope_base)
-    plain = functools.partial(block, causal=causal, backend=run.attention)
-    layer = REMAT[run.remat](plain)
+    cos, sin = _by_rows(cos, run), _by_rows(sin, run)
+    attend: Callable[..., jax.Array] = functools.partial(
+        attention, causal=causal, window=spec.window, backend=run.attention
+    )
+    if run.share_out is not None:
+        attend = run.share_out(attend)
+    layer = REMAT[run.remat](functools.partial(block, attend=attend))
     x_BLD, _ = jax.lax.scan(
         lambda x, blk: (_by_rows(layer(blk, x, segment_ids_BL, cos, sin), run), None),
         _embed(p, spec, tokens_BL, positions_BL, run),

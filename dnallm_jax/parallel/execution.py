@@ -1,6 +1,7 @@
 """How does the model run on this platform, and why? Every "auto" of the config is settled here."""
 
 import dataclasses
+import functools
 
 import jax
 from jax.sharding import Mesh
@@ -8,6 +9,7 @@ from jax.sharding import Mesh
 from data_pipeline.errors import UserError
 from dnallm_jax.model.gpt import Execution
 from dnallm_jax.parallel.mesh import sharding
+from dnallm_jax.parallel.sharing import share_out
 
 
 def choose(
@@ -24,7 +26,8 @@ def choose(
       device: one of other devices that it is for, if any: those of a mesh that is not at hand.
 
     Raises:
-      UserError: remat "offload" on devices without a memory of the host beside their own.
+      UserError: remat "offload" on devices without a memory of the host beside their own, an
+        attention that these devices do not run.
     """
     device = device or jax.devices()[0]
     cpu = device.platform == "cpu"
@@ -40,10 +43,9 @@ def choose(
         why = "this CPU path has no fast bfloat16" if cpu else "matrix units take bfloat16"
         lines.append(f"precision   {dtype} on float32 parameters ({why})")
     if attention == "auto":
-        attention = "blockwise"
-        lines.append(
-            "attention   blockwise, memory linear in the row (plain XLA on every platform)"
-        )
+        attention, why = _ATTENTION.get(device.platform, _ANYWHERE)
+        lines.append(f"attention   {attention} ({why})")
+    _check_attention(attention, device)
     if unroll == "auto":
         unroll = "yes" if cpu else "no"
         why = "unrolled runs faster on CPU" if cpu else "one compiled body for any depth"
@@ -52,10 +54,30 @@ def choose(
     return run, lines
 
 
+# The attention of each platform, and why.
+_ATTENTION = {
+    "tpu": ("splash", "a fused kernel; leaves out what the causal mask or a window hides")
+}
+_ANYWHERE = ("blockwise", "plain XLA, memory linear in the row; no fused kernel for this platform")
+
+
+def _check_attention(attention: str, device: jax.Device) -> None:
+    for platform, (kernel, _) in _ATTENTION.items():
+        if attention == kernel and device.platform != platform:
+            raise UserError(
+                f"execution.attention {kernel} is a kernel for {platform} devices and these are "
+                f"{device.platform}; set --config.execution.attention=auto, or =blockwise"
+            )
+
+
 def _sees_host_memory(device: jax.Device) -> bool:
     return "pinned_host" in {memory.kind for memory in device.addressable_memories()}
 
 
 def on_mesh(run: Execution, mesh: Mesh) -> Execution:
     """The same, with every row of a batch worked on where the axis table puts it."""
-    return dataclasses.replace(run, rows=sharding(mesh, "batch"))
+    rows = sharding(mesh, "batch", "length")
+    several = mesh.devices.size > 1
+    return dataclasses.replace(
+        run, rows=rows, share_out=functools.partial(share_out, mesh=mesh) if several else None
+    )

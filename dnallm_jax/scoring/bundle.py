@@ -47,7 +47,11 @@ class Reading:
 def make_scorer(
     params: Params | None, reading: Reading, run: Execution, mesh: Mesh, *, batch_tokens: int
 ) -> Scorer:
-    """A scorer of these parameters; UserError for a reading whose strands would differ."""
+    """A scorer of these parameters; UserError for a reading whose strands would differ.
+
+    Or for a mesh that splits rows.
+    """
+    meshes.check_whole_rows(mesh)
     if reading.view == "frames" and reading.network["pooling"] == "last":
         raise UserError(
             "pooling `last` looks at one end of the row, so with the view `frames` a sequence and "
@@ -100,8 +104,9 @@ def open_bundle(folder: pathlib.Path, run: Execution, mesh: Mesh, *, batch_token
     for name, reading in members.items():
         network = make_network(reading.network, run)
         if reading.network["kind"] == "gpt":
-            known = {field.name: reading.network[field.name] for field in fields(GPTSpec)}
-            meshes.check_divides(mesh, GPTSpec(**known))
+            names = {field.name for field in fields(GPTSpec)} & set(reading.network)
+            spec = GPTSpec(**{name: reading.network[name] for name in names})
+            meshes.check_divides(mesh, spec)
         targets[name] = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             jax.eval_shape(lambda network=network: network.initialise(0)),

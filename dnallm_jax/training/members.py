@@ -46,6 +46,7 @@ def gpt_member(config: Config, mesh: Mesh, run: Execution, backbone: pathlib.Pat
     settings, tokenizer = config.finetune, tokenizer_spec(config.tokenizer)
     view = make_view(settings.view, from_spec(tokenizer))
     spec = gpt_spec(config.model, from_spec(tokenizer).vocab_size)
+    meshes.check_whole_rows(mesh)
     meshes.check_divides(mesh, spec)
     if backbone is not None:
         check_backbone(backbone, spec, tokenizer)
@@ -95,7 +96,7 @@ def check_backbone(backbone: pathlib.Path, spec: GPTSpec, tokenizer: dict[str, A
         )
     for name, theirs, ours in (
         ("tokenizer", manifest["tokenizer"], tokenizer),
-        ("model", manifest["model"], vars(spec)),
+        ("model", vars(GPTSpec(**manifest["model"])), vars(spec)),
     ):
         if theirs != ours:
             raise UserError(

@@ -102,6 +102,7 @@ def pretrain(
     _check_tokenizer(config, corpus)
     mesh = meshes.make_mesh(**vars(config.mesh))
     steps, spec, reasons = program(config, tokenizer, mesh)
+    meshes.check_row(mesh, "corpus.row_length", corpus.row_length)
     rows_at_once = settings.batch_rows // settings.accumulate
     identity = {
         "model": to_dict(config.model),

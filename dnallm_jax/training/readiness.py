@@ -194,6 +194,7 @@ def _mesh(config: Config, spec: GPTSpec) -> str:
     mesh = meshes.make_mesh(**vars(config.mesh))
     meshes.check_divides(mesh, spec)
     meshes.check_batch(mesh, "pretrain.batch_rows", config.pretrain.batch_rows)
+    meshes.check_row(mesh, "corpus.row_length", config.corpus.row_length)
     _, parts = meshes.batch_part(mesh)
     shape = meshes.describe(mesh)[0].split(maxsplit=1)[1]
     return f"{shape}; a batch is read in {parts} parts"

@@ -61,7 +61,7 @@ def test_a_misspelt_key_names_the_right_one() -> None:
     with pytest.raises(UserError) as error:
         resolve(c)
     assert str(error.value) == (
-        "config key mesh.colour does not exist. The keys are: data, fsdp, tensor."
+        "config key mesh.colour does not exist. The keys are: data, fsdp, tensor, sequence."
     )
 
 

@@ -1,19 +1,30 @@
 """Is the fast attention the plain one, and does no segment ever see another?"""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnallm_jax.model import attention as module
+from dnallm_jax.model import blockwise, reference, splash
 from dnallm_jax.model.attention import BACKENDS, attention
 from tests.dnallm_jax.tiny import leaks, quick_jit
 
 HEADS, HEAD_WIDTH = 4, 8
 LENGTH = 200  # a whole block of queries and a part of one
 LENGTHS = [[1, 130, 50], [200], [], [128, 60]]  # the third row is nothing but padding
+
+
+FAST = ("blockwise", "splash")
+
+
+@pytest.fixture(autouse=True)
+def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels for other devices are interpreted, and in blocks smaller than the row."""
+    monkeypatch.setitem(BACKENDS, "splash", functools.partial(splash.splash, interpret=True))
+    monkeypatch.setattr(splash, "_BLOCKS", (128,))
 
 
 def segments() -> np.ndarray:
@@ -30,20 +41,20 @@ def queries_keys_values(kv_heads: int, dtype: str, seed: int = 0) -> np.ndarray:
     return np.asarray(jnp.asarray(rng.standard_normal(shape), dtype))
 
 
-def run(qkv: jax.Array, ids: np.ndarray, *, causal: bool, backend: str) -> jax.Array:
+def run(qkv: jax.Array, ids: np.ndarray, **how: Any) -> jax.Array:
     kv_heads = (qkv.shape[2] - HEADS) // 2
     q, k, v = jnp.split(qkv, [HEADS, HEADS + kv_heads], axis=2)
-    return attention(q, k, v, ids, causal=causal, backend=backend)
+    return attention(q, k, v, ids, **how)
 
 
-def value_and_gradient(qkv: jax.Array, *, causal: bool, backend: str) -> list[np.ndarray]:
+def value_and_gradient(qkv: jax.Array, **how: Any) -> list[np.ndarray]:
     """The output, and the gradient of its product with fixed numbers, both float32."""
     ids = segments()
     shape = (*qkv.shape[:2], HEADS, HEAD_WIDTH)
     cotangent = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
     def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = run(x, ids, causal=causal, backend=backend)
+        out = run(x, ids, **how)
         return jnp.sum(out.astype(jnp.float32) * cotangent), out
 
     (_, out), gradient = quick_jit(jax.value_and_grad(loss, has_aux=True))(qkv)
@@ -62,23 +73,25 @@ def furthest(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     )
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(
-    ("kv_heads", "dtype", "causal"),
+    ("kv_heads", "dtype", "causal", "window"),
     [
-        (2, "float32", True),
-        (2, "float32", False),
-        (1, "float32", True),
-        (2, "bfloat16", True),
-        (1, "bfloat16", False),
+        (2, "float32", True, 0),
+        (1, "float32", False, 0),
+        (4, "float32", True, 70),
+        (2, "bfloat16", True, 0),
+        (1, "bfloat16", False, 70),
     ],
 )
-def test_blockwise_is_the_reference_in_values_and_gradients(
-    kv_heads: int, dtype: str, causal: bool
+def test_a_fast_back_end_is_the_reference_in_values_and_gradients(
+    backend: str, kv_heads: int, dtype: str, causal: bool, window: int
 ) -> None:
     qkv = queries_keys_values(kv_heads, dtype)
+    how = {"causal": causal, "window": window}
     # The reference in float32, from the same inputs.
-    wanted = value_and_gradient(qkv.astype(np.float32), causal=causal, backend="reference")
-    got = value_and_gradient(qkv, causal=causal, backend="blockwise")
+    wanted = value_and_gradient(qkv.astype(np.float32), backend="reference", **how)
+    got = value_and_gradient(qkv, backend=backend, **how)
     assert furthest(got, wanted) < TOLERANCE[dtype]
     padding = segments() == 0
     for array in (*got, *wanted):
@@ -86,23 +99,28 @@ def test_blockwise_is_the_reference_in_values_and_gradients(
         assert not array[padding].any(), "padding gets zeros and gives no gradient"
 
 
-def test_a_block_that_misses_a_key_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_masks_that_miss_a_key_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     qkv = queries_keys_values(2, "float32")
     wanted = value_and_gradient(qkv, causal=True, backend="reference")
-    blocks = module._blocks
+    blocks, mask = blockwise._blocks, splash._mask
     monkeypatch.setattr(
-        module, "_blocks", lambda *a: [(start, stop, seen - 1) for start, stop, seen in blocks(*a)]
+        blockwise,
+        "_blocks",
+        lambda *a: [(queries, slice(k.start, k.stop - 1)) for queries, k in blocks(*a)],
     )
-    got = value_and_gradient(qkv, causal=True, backend="blockwise")
-    assert furthest(got, wanted) > 1000 * TOLERANCE["float32"]
+    monkeypatch.setattr(splash, "_mask", lambda length, causal, _: mask(length, causal, 130))
+    for backend in FAST:
+        got = value_and_gradient(qkv, causal=True, backend=backend)
+        assert furthest(got, wanted) > 1000 * TOLERANCE["float32"], backend
 
 
-def numpy_attention(qkv: np.ndarray, ids: np.ndarray, causal: bool) -> np.ndarray:
+def numpy_attention(qkv: np.ndarray, ids: np.ndarray, causal: bool, window: int) -> np.ndarray:
     """The definition, one query and one head at a time."""
     kv_heads = (qkv.shape[2] - HEADS) // 2
     out = np.zeros((*ids.shape, HEADS, HEAD_WIDTH))
     for b, i in np.argwhere(ids > 0):
-        seen = [j for j in np.flatnonzero(ids[b] == ids[b, i]) if j <= i or not causal]
+        own = np.flatnonzero(ids[b] == ids[b, i])
+        seen = [j for j in own if (j <= i or not causal) and (abs(i - j) < window or not window)]
         for head in range(HEADS):
             group = HEADS + head // (HEADS // kv_heads)
             keys, values = qkv[b, seen, group], qkv[b, seen, group + kv_heads]
@@ -111,30 +129,31 @@ def numpy_attention(qkv: np.ndarray, ids: np.ndarray, causal: bool) -> np.ndarra
     return out
 
 
+@pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
-def test_the_reference_is_the_definition(causal: bool) -> None:
+def test_the_reference_is_the_definition(causal: bool, window: int) -> None:
     qkv = queries_keys_values(2, "float32")[:3, :40]
     ids = np.array([[1] * 13 + [2] * 20 + [0] * 7, [1] * 40, [0] * 40], np.int32)
-    got = quick_jit(functools.partial(run, causal=causal, backend="reference"))(qkv, ids)
-    np.testing.assert_allclose(got, numpy_attention(qkv, ids, causal), rtol=0, atol=2e-6)
+    how = {"causal": causal, "window": window, "backend": "reference"}
+    got = quick_jit(functools.partial(run, **how))(qkv, ids)
+    np.testing.assert_allclose(got, numpy_attention(qkv, ids, causal, window), rtol=0, atol=2e-6)
 
 
-def blind_mask(
-    q_segments_BL: jax.Array, k_segments_BM: jax.Array, q_offset: int, causal: bool
-) -> jax.Array:
+allowed = reference.allowed
+
+
+def blind_mask(q_segments_BL: jax.Array, k_segments_BM: jax.Array, *rest: Any) -> jax.Array:
     """A planted fault: the mask without segments."""
-    rows = q_offset + jnp.arange(q_segments_BL.shape[1])
-    seen = (rows[:, None] >= jnp.arange(k_segments_BM.shape[1])) | (not causal)
-    return jnp.broadcast_to(seen, (len(q_segments_BL), *seen.shape))
+    return allowed(jnp.ones_like(q_segments_BL), jnp.ones_like(k_segments_BM), *rest)
 
 
-def attention_leaks(backend: str, causal: bool) -> list[str]:
+def attention_leaks(backend: str, **how: Any) -> list[str]:
     """Leaks of outputs, and of the gradients with respect to the inputs of every place."""
     ids = segments()[[0, 3]]
     qkv, other = (queries_keys_values(2, "float32", seed)[[0, 3]] for seed in (0, 7))
 
     def energy(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = run(x, ids, causal=causal, backend=backend)
+        out = run(x, ids, backend=backend, **how)
         return jnp.sum(out**2), out
 
     @quick_jit
@@ -145,15 +164,19 @@ def attention_leaks(backend: str, causal: bool) -> list[str]:
     return leaks(both, qkv, other, ids)
 
 
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize("how", [{"causal": True}, {"causal": False, "window": 70}], ids=str)
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
-def test_a_changed_segment_moves_no_bit_of_another(backend: str, causal: bool) -> None:
-    assert attention_leaks(backend, causal) == []
+def test_a_changed_segment_moves_no_bit_of_another(backend: str, how: dict) -> None:
+    assert attention_leaks(backend, **how) == []
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_a_mask_without_segments_is_caught(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_mask", blind_mask)
+    pairs = splash.kernels.SegmentIds
+    monkeypatch.setattr(reference, "allowed", blind_mask)
+    monkeypatch.setattr(
+        splash.kernels, "SegmentIds", lambda q, kv: pairs(jnp.ones_like(q), jnp.ones_like(kv))
+    )
     found = attention_leaks(backend, causal=True)
     assert "segment 1 of row 0 moves row 0, segment 2" in found
     assert "segment 1 of row 1 moves row 1, segment 2" in found

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dnallm_jax.model import attention, gpt
+from dnallm_jax.model import gpt, reference
 from dnallm_jax.model.classifier import Classifier
 from dnallm_jax.model.gpt import GPT, Execution, Params
 from dnallm_jax.parallel.mesh import RULES
@@ -226,7 +226,7 @@ def test_a_changed_segment_moves_no_bit_of_another(params: Params, run: Executio
 
 
 def test_a_mask_without_segments_is_caught(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_mask", blind_mask)
+    monkeypatch.setattr(reference, "allowed", blind_mask)
     blind = dataclasses.replace(RUN, unroll=True)  # so that it is compiled anew, and only here
     batch = packed(ROWS, LENGTH)
     logits = logits_of(params, batch, blind)

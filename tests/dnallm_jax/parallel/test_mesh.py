@@ -11,17 +11,25 @@ from jax.sharding import PartitionSpec
 from data_pipeline.errors import UserError
 from dnallm_jax.model.gpt import GPT, logical_axes
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.parallel.mesh import check_batch, check_divides, make_mesh, to_device
+from dnallm_jax.parallel.mesh import (
+    check_batch,
+    check_divides,
+    check_row,
+    check_whole_rows,
+    make_mesh,
+    to_device,
+)
 from tests.dnallm_jax.tiny import SPEC, packed
 
 
 @pytest.mark.parametrize(
     ("asked", "sizes"),
     [
-        ({}, (1, 8, 1)),
-        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2)),
-        ({"data": -1, "fsdp": 4}, (2, 4, 1)),
-        ({"data": 8, "fsdp": 1}, (8, 1, 1)),
+        ({}, (1, 8, 1, 1)),
+        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2, 1)),
+        ({"data": -1, "fsdp": 4}, (2, 4, 1, 1)),
+        ({"data": 8, "fsdp": 1}, (8, 1, 1, 1)),
+        ({"fsdp": 2, "sequence": -1}, (1, 2, 1, 4)),
     ],
 )
 def test_a_mesh_covers_all_devices(asked: dict[str, int], sizes: tuple[int, ...]) -> None:
@@ -34,12 +42,13 @@ def test_a_mesh_covers_all_devices(asked: dict[str, int], sizes: tuple[int, ...]
 @pytest.mark.parametrize(
     "asked",
     [
-        {"data": 1, "fsdp": 3, "tensor": 1},
-        {"data": 3, "fsdp": -1, "tensor": 1},
-        {"data": 16, "fsdp": -1, "tensor": 1},
-        {"data": -1, "fsdp": -1, "tensor": 1},
-        {"data": 0, "fsdp": -1, "tensor": 1},
-        {"data": -2, "fsdp": -4, "tensor": 1},
+        {"data": 1, "fsdp": 3, "tensor": 1, "sequence": 1},
+        {"data": 3, "fsdp": -1, "tensor": 1, "sequence": 1},
+        {"data": 16, "fsdp": -1, "tensor": 1, "sequence": 1},
+        {"data": -1, "fsdp": -1, "tensor": 1, "sequence": 1},
+        {"data": 0, "fsdp": -1, "tensor": 1, "sequence": 1},
+        {"data": -2, "fsdp": -4, "tensor": 1, "sequence": 1},
+        {"data": 1, "fsdp": 8, "tensor": 1, "sequence": 2},
     ],
 )
 def test_a_mesh_that_does_not_cover_the_devices_is_refused(asked: dict[str, int]) -> None:
@@ -93,6 +102,79 @@ def test_a_batch_that_does_not_divide_is_refused_by_name() -> None:
     )
 
 
+def test_split_rows_are_refused_where_they_do_not_fit() -> None:
+    mesh = make_mesh(1, 2, 1, 4)
+    check_divides(mesh, SPEC)
+    check_row(mesh, "corpus.row_length", 4096)
+    check_whole_rows(make_mesh(1, 4, 2))
+    six = dataclasses.replace(SPEC, heads=6, kv_heads=6)
+    for refuse, sentence in (
+        (
+            lambda: check_divides(mesh, six),
+            "model.heads = 6 does not divide over the 4 parts of the mesh axes tensor x sequence; "
+            "make it a multiple of 4, or change --config.mesh.*",
+        ),
+        (
+            lambda: check_row(mesh, "corpus.row_length", 1023),
+            "corpus.row_length = 1023 does not divide over the 4 parts of the mesh axes sequence; "
+            "make it a multiple of 4, or change --config.mesh.*",
+        ),
+        (
+            lambda: check_whole_rows(mesh),
+            "mesh.sequence = 4 splits rows, which is for the long ones of pretrain: windows to "
+            "classify are short and of many lengths; set --config.mesh.sequence=1",
+        ),
+    ):
+        with pytest.raises(UserError) as error:
+            refuse()
+        assert str(error.value) == sentence
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chip:
+    """As much of a TPU's chip as says where it is: slices of 2 x 2 chips, two cores a host."""
+
+    id: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+    @property
+    def slice_index(self) -> int:
+        return self.id // 4
+
+    @property
+    def process_index(self) -> int:
+        return self.id // 4
+
+    @property
+    def coords(self) -> tuple[int, int, int]:
+        return (self.id % 2, self.id // 2 % 2, 0)
+
+    @property
+    def core_on_chip(self) -> int:
+        return 0
+
+
+def test_only_data_goes_across_slices() -> None:
+    chips = [Chip(n) for n in range(8)]
+    mesh = make_mesh(data=-1, fsdp=2, tensor=2, devices=chips[::-1])
+    assert tuple(mesh.shape.values()) == (2, 2, 2, 1)
+    assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
+    assert meshes.describe(mesh)[0] == (
+        "mesh        data=2 x fsdp=2 x tensor=2 x sequence=1 (8 devices in 2 slices, data across "
+        "them)"
+    )
+    with pytest.raises(UserError) as error:
+        make_mesh(devices=chips)
+    assert str(error.value) == (
+        "mesh.data = 1 does not divide over the 2 slices of this TPU; make --config.mesh.data a "
+        "multiple of 2, or -1"
+    )
+    # Hosts of GPUs carry the number too, and are one network.
+    gpus: list[Any] = [dataclasses.replace(chip, platform="gpu") for chip in chips]
+    assert meshes._slices(gpus) == 1
+
+
 def test_the_table_says_where_each_axis_lies() -> None:
     mesh = make_mesh(2, 2, 2)
     specs = jax.tree.map(
@@ -106,9 +188,9 @@ def test_the_table_says_where_each_axis_lies() -> None:
     assert blocks["down"] == PartitionSpec(None, ("tensor",), ("fsdp",))
     assert blocks["q_norm"] == PartitionSpec(None, None)
     assert meshes.describe(mesh) == [
-        "mesh        data=2 x fsdp=2 x tensor=2 (8 devices)",
-        "axes        batch->data+fsdp, embed->fsdp, heads->tensor, kv_heads->tensor, mlp->tensor, "
-        "layers->-",
+        "mesh        data=2 x fsdp=2 x tensor=2 x sequence=1 (8 devices)",
+        "axes        batch->data+fsdp, length->sequence, embed->fsdp, heads->tensor, "
+        "kv_heads->tensor, row_heads->tensor+sequence, mlp->tensor, layers->-",
     ]
 
 
@@ -140,11 +222,14 @@ class Laid:
 def parts(processes: list[int], tensor: int, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The part of a batch of each process, for devices of these processes in the mesh's order."""
     devices = np.array([Device(p) for p in processes]).reshape(1, -1, tensor)
-    laid: Any = Laid(devices, {"data": 1, "fsdp": devices.shape[1], "tensor": tensor})
+    sizes = {"data": 1, "fsdp": devices.shape[1], "tensor": tensor, "sequence": 1}
+    laid: Any = Laid(devices, sizes)
+    turned: Any = Laid(devices, sizes | {"tensor": 1, "sequence": tensor})
     found = {}
     for process in sorted(set(processes)):
         monkeypatch.setattr(meshes.jax, "process_index", lambda process=process: process)
         found[process] = meshes.batch_part(laid)
+        assert meshes.batch_part(turned) == found[process], "rows are whole or in parts"
     return found
 
 

@@ -24,12 +24,17 @@ from dnallm_jax.training.objectives import Batch, Sums
 from dnallm_jax.training.optimizer import make_optimizer
 from tests.dnallm_jax.tiny import QUICK, RUN, SPEC, numpy_params, packed
 
-MESHES = {
-    "fsdp=8": (1, 8, 1),
-    "data=2 x fsdp=4": (2, 4, 1),
-    "fsdp=4 x tensor=2": (1, 4, 2),
-    "data=2 x fsdp=2 x tensor=2": (2, 2, 2),
+Sizes = tuple[int, int, int, int]  # data, fsdp, tensor, sequence
+MESHES: dict[str, Sizes] = {
+    "fsdp=8": (1, 8, 1, 1),
+    "data=2 x fsdp=4": (2, 4, 1, 1),
+    "fsdp=4 x tensor=2": (1, 4, 2, 1),
+    "data=2 x fsdp=2 x tensor=2": (2, 2, 2, 1),
+    "sequence=4": (1, 1, 1, 4),
+    "data=2 x fsdp=2 x sequence=2": (2, 2, 1, 2),
+    "fsdp=2 x tensor=2 x sequence=2": (1, 2, 2, 2),
 }
+ALONE: Sizes = (1, 1, 1, 1)
 LENGTH = 48  # no other size of the network
 ROWS = [[30, 1, 9], [48], [20, 20], [], [48], [7] * 6, [40], [16, 32]]
 TX = make_optimizer(Optimizer(learning_rate=0.01, warmup_steps=0, clip=0.5), 10)
@@ -55,12 +60,12 @@ class Outcome:
 
 
 @functools.cache
-def one_update(sizes: tuple[int, int, int], accumulate: int = 1) -> Outcome:
+def one_update(sizes: Sizes, accumulate: int = 1, attention: str = "blockwise") -> Outcome:
     """One update of the GPT on a mesh of as many devices as the sizes say."""
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     state, shardings = start(mesh)
     batch = to_device(packed(ROWS, LENGTH), mesh)
-    objective = next_token(on_mesh(RUN, mesh))
+    objective = next_token(on_mesh(dataclasses.replace(RUN, attention=attention), mesh))
     train_step = step.make_train_step(objective, TX, shardings, accumulate=accumulate)
     compiled = train_step.lower(state, batch).compile(QUICK)
     state, sums = compiled(state, batch)
@@ -88,25 +93,26 @@ def differences(got: Outcome, wanted: Outcome) -> list[str]:
 
 
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
-def test_a_step_on_a_mesh_is_the_step_on_one_device(sizes: tuple[int, int, int]) -> None:
-    assert differences(one_update(sizes), one_update((1, 1, 1))) == []
+def test_a_step_on_a_mesh_is_the_step_on_one_device(sizes: Sizes) -> None:
+    assert differences(one_update(sizes), one_update(ALONE)) == []
 
 
 def test_a_step_in_parts_on_a_mesh_is_the_step_on_one_device() -> None:
-    got = one_update((1, 4, 2), accumulate=2)
-    assert differences(got, one_update((1, 1, 1))) == []
-    assert strange_transfers((1, 4, 2), got.compiled, rows=len(ROWS) // 2) == []
+    sizes = (1, 4, 2, 1)
+    got = one_update(sizes, accumulate=2)
+    assert differences(got, one_update(ALONE)) == []
+    assert strange_transfers(sizes, got.compiled, rows=len(ROWS) // 2) == []
 
 
 def test_a_wrong_gradient_is_caught() -> None:
-    whole = one_update((1, 1, 1))
+    whole = one_update(ALONE)
     # As if the parts of a batch had been averaged each by itself: 1 in 10,000 off.
     off = dataclasses.replace(whole, gradient=jax.tree.map(lambda g: 1.0001 * g, whole.gradient))
     assert differences(off, whole)
 
 
 def test_an_update_moves_every_parameter_by_adam() -> None:
-    whole = one_update((1, 1, 1))
+    whole = one_update(ALONE)
     before = numpy_params(GPT)
     norm = optax.tree.norm(whole.gradient)
     assert float(norm) == pytest.approx(0.5, rel=1e-5)  # clipped
@@ -121,29 +127,29 @@ def test_an_update_moves_every_parameter_by_adam() -> None:
 
 
 def strange_transfers(
-    sizes: tuple[int, int, int], compiled: jax.stages.Compiled, *, rows: int = len(ROWS)
+    sizes: Sizes, compiled: jax.stages.Compiled, *, rows: int = len(ROWS)
 ) -> list[str]:
     """Activations [B, L, ...] that devices exchange though each could work on its own rows.
 
-    Only the tensor axis makes sums over activations, and only of the rows of one part of the batch.
+    Only the tensor axis makes sums over activations, and only of the rows of one part of the batch;
+    only the sequence axis swaps them, part of a row for part of the heads.
     """
-    own_rows = rows // (sizes[0] * sizes[1])
+    own_rows, own_length = rows // (sizes[0] * sizes[1]), LENGTH // sizes[3]
     found = []
     for line in compiled.as_text().splitlines():
         kind = re.search(r" (all-gather|all-reduce|all-to-all|collective-permute)\(", line)
         for shape in re.findall(r"f32\[([\d,]+)\]", line[: kind.start()]) if kind else []:
             numbers = [int(number) for number in shape.split(",")]
-            is_activation = LENGTH in numbers
-            is_expected = sizes[2] > 1 and kind[1] == "all-reduce" and numbers[0] == own_rows
-            if is_activation and not is_expected:
+            is_activation = LENGTH in numbers or own_length in numbers
+            is_sum = sizes[2] > 1 and kind[1] == "all-reduce" and numbers[0] == own_rows
+            is_swap = sizes[3] > 1 and kind[1] == "all-to-all" and LENGTH not in numbers
+            if is_activation and not (is_sum or is_swap):
                 found.append(f"{kind[1]} {shape}")
     return found
 
 
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
-def test_parameters_travel_to_the_rows_not_rows_to_the_parameters(
-    sizes: tuple[int, int, int],
-) -> None:
+def test_parameters_travel_to_the_rows_not_rows_to_the_parameters(sizes: Sizes) -> None:
     assert strange_transfers(sizes, one_update(sizes).compiled) == []
 
 
@@ -152,7 +158,7 @@ def test_rows_worked_on_by_every_device_are_caught() -> None:
     params = jax.device_put(numpy_params(GPT), meshes.tree_shardings(mesh, logical_axes(GPT, SPEC)))
     loss = jax.jit(next_token(RUN))  # RUN says nothing of the rows
     compiled = loss.lower(params, to_device(packed(ROWS, LENGTH), mesh)).compile(QUICK)
-    assert strange_transfers((1, 8, 1), compiled)
+    assert strange_transfers((1, 8, 1, 1), compiled)
 
 
 # The part of every array that one device of fsdp=4 x tensor=2 holds.

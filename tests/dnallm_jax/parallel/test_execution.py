@@ -1,0 +1,95 @@
+"""Is the attention of each platform chosen, refused elsewhere, and taken by the real compiler?"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from data_pipeline.errors import UserError
+from dnallm_jax.model.attention import attention
+from dnallm_jax.parallel.execution import choose
+from dnallm_jax.parallel.mesh import describe, make_mesh, sharding
+from dnallm_jax.parallel.sharing import share_out
+from tests.dnallm_jax.tpus import described, tpu_compiler
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """As much of a device as a choice looks at."""
+
+    platform: str
+
+    def addressable_memories(self) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("platform", "attention", "why"),
+    [
+        ("cpu", "blockwise", "plain XLA, memory linear in the row"),
+        ("tpu", "splash", "a fused kernel"),
+    ],
+)
+def test_a_platform_has_its_attention_and_the_header_says_why(
+    platform: str, attention: str, why: str
+) -> None:
+    device: Any = Device(platform)
+    run, lines = choose(device=device)
+    assert run.attention == attention
+    assert any(line.startswith(f"attention   {attention} ({why}") for line in lines)
+
+
+def test_a_kernel_is_refused_where_it_does_not_run() -> None:
+    with pytest.raises(UserError) as error:
+        choose(attention="splash")
+    assert str(error.value) == (
+        "execution.attention splash is a kernel for tpu devices and these are cpu; set "
+        "--config.execution.attention=auto, or =blockwise"
+    )
+    device: Any = Device("tpu")
+    assert choose(attention="splash", device=device)[0].attention == "splash"
+
+
+def compiled(name: str, sizes: tuple[int, ...], devices: list[jax.Device]) -> str:
+    """The program of a gradient of attention on a mesh of devices that are not at hand."""
+    mesh = make_mesh(*sizes, devices=devices)
+
+    def array(dtype: str, *axes: tuple[int, str | None]) -> jax.ShapeDtypeStruct:
+        shape, names = zip(*axes, strict=True)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(mesh, *names))
+
+    rows = ((2 * sizes[0] * sizes[1], "batch"), (512, "length"))
+    q = array("bfloat16", *rows, (4, "heads"), (64, None))
+    kv = array("bfloat16", *rows, (2, "kv_heads"), (64, None))
+    segment_ids = array("int32", rows[0], (512, None))
+    attend = share_out(functools.partial(attention, causal=True, backend=name), mesh=mesh)
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        return jnp.sum(attend(q, k, v, segment_ids).astype(jnp.float32))
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    return gradient.lower(q, kv, kv, segment_ids).compile().as_text()
+
+
+@tpu_compiler
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
+def test_the_tpu_compiler_takes_the_kernel_on_split_rows(
+    topology: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = compiled("splash", (1, 2, 1, 2), described(topology, monkeypatch))
+    # Forward, and backward for queries and for keys; queries, keys, values and output are swapped.
+    assert program.count('custom_call_target="tpu_custom_call"') == 3
+    assert program.count(" all-to-all(") > 0
+    assert program.count(" all-gather(") == 0
+
+
+@tpu_compiler
+def test_the_tpu_compiler_takes_a_mesh_of_two_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = described("v5e:2x2", monkeypatch, num_slices=2)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2, devices=devices)
+    assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
+    assert "8 devices in 2 slices" in describe(mesh)[0]
+    assert "tpu_custom_call" in compiled("splash", (2, 2, 2, 1), devices)
