@@ -76,20 +76,20 @@ def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
         known = folder.absolute() / pretraining.CHECKPOINTS
         backbone = pathlib.Path(hosts.from_main(lambda: str(checkpoints.newest_whole(known))))
     gpt = members.gpt_member(config, mesh, on_mesh(execution, mesh), backbone)
-    parts: list[tuple[members.Member, str, dict[str, Any] | None, int]] = []
+    score = config.score
+    parts: list[tuple[members.Member, str, dict[str, Any] | None, tuple[int, int]]] = []
     if config.composition.steps:
         composition = members.composition_member(config, contigs)
-        parts.append((composition, common.COMPOSITION, None, config.composition.window))
-    parts.append((gpt, common.FINETUNE, tokenizer_spec(config.tokenizer), config.score.window))
+        parts.append((composition, common.COMPOSITION, None, (config.composition.window, 0)))
+    cut = (score.window, score.overlap)
+    parts.append((gpt, common.FINETUNE, tokenizer_spec(config.tokenizer), cut))
 
     trained: dict[str, Params] = {}
     readings, scorers = {}, {}
     provenance: dict[str, dict[str, Any]] = {}
-    for member, name, tokenizer, window in parts:
-        reading = bundle.Reading(member.network.description, tokenizer, member.view.name, window)
-        scorer = bundle.make_scorer(
-            None, reading, execution, mesh, batch_tokens=config.score.batch_tokens
-        )
+    for member, name, tokenizer, cut in parts:
+        reading = bundle.Reading(member.network.description, tokenizer, member.view.name, *cut)
+        scorer = bundle.make_scorer(None, reading, execution, mesh, batch_tokens=score.batch_tokens)
 
         def validate(params: Params, scorer: Scorer = scorer) -> dict[str, float]:
             table = bundle.predict(scorer.of(params), contigs, "validation", settings.eval_contigs)
@@ -116,7 +116,7 @@ def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
         trained,
         readings,
         bundle.predict(JointScorer(scorers), contigs, "validation"),
-        false_positive_rate=config.score.false_positive_rate,
+        false_positive_rate=score.false_positive_rate,
         provenance={
             **provenance[gpt.name],
             "steps_taken": {name: known["step"] for name, known in provenance.items()},

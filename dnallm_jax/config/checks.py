@@ -83,6 +83,10 @@ def check(c: Config) -> None:
         f"composition.widths {composition.widths} must be one number above 0 or more",
     )
     require(0 < c.score.false_positive_rate < 1, "score.false_positive_rate lies between 0 and 1")
+    require(
+        0 <= c.score.overlap < max(c.score.window, 1),
+        f"score.overlap is {c.score.overlap}; choose 0 or more, less than score.window",
+    )
     for key in (
         *("corpus.row_length", "pretrain.batch_rows", "pretrain.accumulate", "pretrain.eval_rows"),
         *(

@@ -216,6 +216,7 @@ class Composition:
 @dataclasses.dataclass(frozen=True)
 class Score:
     window: int = 3000  # bases of the windows that a longer sequence is cut into
+    overlap: int = 0  # bases that neighbouring windows share: costs time, see benchmarks/LOG.md
     batch_tokens: int = 16_384
     false_positive_rate: float = 0.01  # `is_virus` is called at this rate on validation
 

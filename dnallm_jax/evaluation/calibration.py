@@ -11,7 +11,7 @@ JSON.
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,13 @@ RECORDS_AT_ALL = 10
 
 SMALLEST_SCALE = 1e-3
 
-# How far a knot may stray from the fit over all lengths before it has to pay (standard deviations
-# of a Gaussian): twice the scale, one unit of logit in bias. 500 records outweigh it easily.
-SCALE_SPREAD = 1.0
-BIAS_SPREAD = 1.0
+SPREADS = (1.0, 0.3, 0.1)
+"""How far a knot may stray from the fit over all lengths before it has to pay (standard deviations
+of a Gaussian): as a share of the scale, and in logits of bias. 500 independent records outweigh any
+of them; contigs of one cluster are fewer than they look, so clusters left out choose among them."""
+
+FOLDS = 5
+"""Parts that clusters are divided into; each is left out in turn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,12 @@ class Calibration:
 
 
 def fit(
-    logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray, *, prevalence: float = 0.5
+    logits: np.ndarray,
+    labels: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    prevalence: float = 0.5,
+    clusters: np.ndarray | None = None,
 ) -> Calibration:
     """The calibration of greatest likelihood on validation records.
 
@@ -107,6 +115,8 @@ def fit(
       prevalence: the share of viral records for which probabilities shall hold. Classes are
         weighted to it around each knot, so that neither the mixture of the validation set nor its
         change with length is mistaken for evidence.
+      clusters: str[N]; records of one are left out together to choose how smooth in length the
+        calibration is. Without them records count as independent.
 
     Returns:
       A Calibration with up to KNOTS knots; one knot (the same at every length) where records are
@@ -131,26 +141,38 @@ def fit(
         return Calibration(prevalence=prevalence)
 
     targets = np.where(labels == 1, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
-    spread = float(np.std(logits)) or 1.0
+    unit = float(np.std(logits)) or 1.0
+    standard = logits / unit
     middle = np.ones((len(logits), 1))
-    pooled = fit_knots(
-        logits / spread,
-        targets,
-        class_weights(labels, middle, prevalence),
-        middle,
-        start=(1.0, 0.0),
-        tight=False,
-    )
+    balance = class_weights(labels, middle, prevalence)
+    pooled = fit_knots(standard, targets, balance, middle, start=(1.0, 0.0), spread=None)
     knots = choose_knots(labels, lengths)
     scales, biases = pooled
     if len(knots) > 1:
+        start = (float(pooled[0][0]), float(pooled[1][0]))
         hats = hat_weights(lengths, knots)
         weights = class_weights(labels, hats, prevalence)
-        start = (float(pooled[0][0]), float(pooled[1][0]))
-        scales, biases = fit_knots(logits / spread, targets, weights, hats, start=start, tight=True)
+
+        def fitted(chosen: np.ndarray, spread: float) -> tuple[np.ndarray, np.ndarray]:
+            return fit_knots(
+                standard[chosen],
+                targets[chosen],
+                weights[chosen],
+                hats[chosen],
+                start=start,
+                spread=spread,
+            )
+
+        def loss(chosen: np.ndarray, out: np.ndarray, spread: float) -> float:
+            scale, bias = fitted(chosen, spread)
+            z = (hats[out] @ scale) * standard[out] + hats[out] @ bias
+            return float(weights[out] @ (np.logaddexp(0.0, z) - labels[out] * z))
+
+        spread = SPREADS[0] if clusters is None else choose_spread(SPREADS, loss, clusters)
+        scales, biases = fitted(np.ones(len(labels), bool), spread)
     return Calibration(
         lengths=tuple(float(knot) for knot in knots),
-        scales=tuple(float(scale) / spread for scale in scales),
+        scales=tuple(float(scale) / unit for scale in scales),
         biases=tuple(float(bias) for bias in biases),
         prevalence=prevalence,
         records=len(logits),
@@ -164,13 +186,13 @@ def fit_knots(
     hats: np.ndarray,
     *,
     start: tuple[float, float],
-    tight: bool,
+    spread: float | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scales and biases, float64[K] each, of the smallest weighted cross-entropy (convex).
 
     Args:
       logits, targets, weights: float64[N]. hats: float64[N, K], from `hat_weights`.
-      start: scale and bias to start from; with `tight`, also to stay near.
+      start: scale and bias to start from; with a `spread`, also to stay near.
     """
     from scipy import optimize  # a third of a second that scoring does not need
 
@@ -183,12 +205,12 @@ def fit_knots(
         value = weights @ (np.logaddexp(0.0, z) - targets * z)
         slope = weights * (expit(z) - targets)
         gradient = np.concatenate([hats.T @ (slope * logits), hats.T @ slope])
-        if tight:
-            stray_scale = (scales - scale0) / (SCALE_SPREAD * scale0)
-            stray_bias = (biases - bias0) / BIAS_SPREAD
+        if spread is not None:
+            stray_scale = (scales - scale0) / (spread * scale0)
+            stray_bias = (biases - bias0) / spread
             value += 0.5 * (stray_scale @ stray_scale + stray_bias @ stray_bias)
-            gradient[:knots] += stray_scale / (SCALE_SPREAD * scale0)
-            gradient[knots:] += stray_bias / BIAS_SPREAD
+            gradient[:knots] += stray_scale / (spread * scale0)
+            gradient[knots:] += stray_bias / spread
         return float(value), gradient
 
     answer = optimize.minimize(
@@ -200,6 +222,27 @@ def fit_knots(
         options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-8},
     )
     return answer.x[:knots], answer.x[knots:]
+
+
+def choose_spread(
+    spreads: Sequence[float],
+    loss: Callable[[np.ndarray, np.ndarray, float], float],
+    clusters: np.ndarray,
+) -> float:
+    """The spread of least loss on clusters left out.
+
+    Args:
+      loss: (bool[N] fitted on, bool[N] left out, spread) -> loss over those left out.
+    """
+    fold = folds(clusters)
+    parts = [fold == number for number in range(FOLDS)]
+    return min(spreads, key=lambda spread: sum(loss(~out, out, spread) for out in parts))
+
+
+def folds(clusters: np.ndarray) -> np.ndarray:
+    """int[N]: the part, 0 to FOLDS - 1, that each record is left out with; by whole clusters."""
+    names, cluster = np.unique(clusters, return_inverse=True)
+    return np.random.default_rng(0).permutation(len(names))[cluster] % FOLDS
 
 
 def hat_weights(lengths: np.ndarray, knots: tuple[float, ...]) -> np.ndarray:

@@ -16,13 +16,14 @@ from scipy.special import expit
 from dnallm_jax.evaluation.calibration import (
     RECORDS_AT_ALL,
     choose_knots,
+    choose_spread,
     class_weights,
     hat_weights,
 )
 
-# How far a weight may stray from the one over all lengths before it has to pay, as a share of it
-# (standard deviations of a Gaussian).
-WEIGHT_SPREAD = 0.5
+WEIGHT_SPREADS = (0.5, 0.1, 0.02)
+"""How far a weight may stray from the one over all lengths before it has to pay, as a share of it
+(standard deviations of a Gaussian); clusters left out choose among them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +73,20 @@ def equal(members: int) -> Joining:
     return Joining((1000.0,), ((1 / members,) * members,))
 
 
-def fit(logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> Joining:
+def fit(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    clusters: np.ndarray | None = None,
+) -> Joining:
     """The joining of greatest likelihood on validation records.
 
     Args:
       logits: float[N, M], of members that were not trained on these records; finite.
       labels: {0, 1}[N]. lengths: int[N], bases.
+      clusters: str[N]; records of one are left out together to choose how smooth in length the
+        weights are. Without them records count as independent.
 
     Returns:
       Weights at up to `calibration.KNOTS` lengths; equal shares of the standardised log-odds below
@@ -90,20 +99,39 @@ def fit(logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> Joining:
     if np.bincount(labels, minlength=2).min() < RECORDS_AT_ALL:
         return Joining((1000.0,), (tuple(1 / members / spread),))
     standard = logits / spread
-    pooled = _fit(standard, labels, np.ones((records, 1)), np.full((1, members), 1 / members), 0.0)
+    start = np.full((1, members), 1 / members)
+    pooled, _ = _fit(standard, labels, np.ones((records, 1)), start, None)
     knots = choose_knots(labels, lengths)
     weights = pooled
     if len(knots) > 1:
         hats = hat_weights(lengths, knots)
-        weights = _fit(standard, labels, hats, np.repeat(pooled, len(knots), 0), WEIGHT_SPREAD)
+        start = np.repeat(pooled, len(knots), 0)
+        balance = class_weights(labels, hats, 0.5)
+
+        def fitted(chosen: np.ndarray, stray: float) -> tuple[np.ndarray, np.ndarray]:
+            return _fit(standard[chosen], labels[chosen], hats[chosen], start, stray)
+
+        def loss(chosen: np.ndarray, out: np.ndarray, stray: float) -> float:
+            own, biases = fitted(chosen, stray)
+            z = ((hats[out] @ own) * standard[out]).sum(axis=1) + hats[out] @ biases
+            return float(balance[out] @ (np.logaddexp(0.0, z) - labels[out] * z))
+
+        stray = WEIGHT_SPREADS[0]
+        if clusters is not None:
+            stray = choose_spread(WEIGHT_SPREADS, loss, clusters)
+        weights, _ = fitted(np.ones(records, bool), stray)
     rows = (weights / spread).tolist()
     return Joining(tuple(float(knot) for knot in knots), tuple(tuple(row) for row in rows))
 
 
 def _fit(
-    logits: np.ndarray, labels: np.ndarray, hats: np.ndarray, start: np.ndarray, spread: float
-) -> np.ndarray:
-    """float64[K, M]: weights of the smallest weighted cross-entropy, with a free bias at each knot.
+    logits: np.ndarray,
+    labels: np.ndarray,
+    hats: np.ndarray,
+    start: np.ndarray,
+    spread: float | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights, float64[K, M], and a bias at each knot, of the smallest weighted cross-entropy.
 
     With a `spread`, weights that stray from `start` pay for it.
     """
@@ -135,4 +163,5 @@ def _fit(
         bounds=bounds,
         options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-8},
     )
-    return answer.x[: knots * members].reshape(knots, members)
+    weights, biases = np.split(answer.x, [knots * members])
+    return weights.reshape(knots, members), biases

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizers import from_spec
 from data_pipeline.views import make_view
-from dnallm_jax.evaluation import calibration, joining
+from dnallm_jax.evaluation import aggregation, calibration, joining
 from dnallm_jax.evaluation.thresholds import threshold_at_false_positive_rate
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params
 from dnallm_jax.model.network import make_network
@@ -42,10 +42,17 @@ class Reading:
     tokenizer: Mapping[str, Any] | None  # none where the view reads no tokens
     view: str
     window: int  # bases
+    overlap: int = 0  # bases that neighbouring windows of a longer sequence share
 
 
 def make_scorer(
-    params: Params | None, reading: Reading, run: Execution, mesh: Mesh, *, batch_tokens: int
+    params: Params | None,
+    reading: Reading,
+    run: Execution,
+    mesh: Mesh,
+    *,
+    batch_tokens: int,
+    windows: aggregation.Aggregation | None = None,
 ) -> Scorer:
     """A scorer of these parameters; UserError for a reading whose strands would differ.
 
@@ -63,6 +70,8 @@ def make_scorer(
         make_network(reading.network, on_mesh(run, mesh)),
         view=make_view(reading.view, tokenizer),
         window=reading.window,
+        overlap=reading.overlap,
+        aggregation=windows,
         batch_tokens=batch_tokens,
         mesh=mesh,
     )
@@ -113,8 +122,12 @@ def open_bundle(folder: pathlib.Path, run: Execution, mesh: Mesh, *, batch_token
             meshes.tree_shardings(mesh, network.axes),
         )
     params = load_bundle(folder, targets)
+    mean = aggregation.Aggregation().as_dict()  # of older bundles
     for name, reading in members.items():
-        scorers[name] = make_scorer(params[name], reading, run, mesh, batch_tokens=batch_tokens)
+        how = aggregation.Aggregation.from_dict(manifest.get("aggregation", {}).get(name, mean))
+        scorers[name] = make_scorer(
+            params[name], reading, run, mesh, batch_tokens=batch_tokens, windows=how
+        )
     return Detector(
         JointScorer(scorers, joining.Joining.from_dict(manifest["joining"])),
         calibration.Calibration.from_dict(manifest["calibration"]),
@@ -145,7 +158,8 @@ def predict(
 
     With a `limit`, of so many contigs spread evenly over it: they are often stored class by class.
     Columns: sequence_id, label, length, logit, and the metadata of the contigs; of a JointScorer
-    also `logit_NAME` for each member. A contig of unknown cluster is a cluster of its own.
+    also `logit_NAME` and `windows_NAME` (`aggregation.Windows`) for each member. A contig of
+    unknown cluster is a cluster of its own.
     """
     source = contigs.source(split)
     count = min(limit, len(source)) if limit else len(source)
@@ -159,7 +173,9 @@ def predict(
     }
     if isinstance(scorer, JointScorer):
         for place, name in enumerate(scorer.names):
-            table[f"logit_{name}"] = np.array([s.members[place] for s in scored])
+            own = [s.members[place] for s in scored]
+            table[f"logit_{name}"] = np.array([s.logit for s in own])
+            table[f"windows_{name}"] = np.array([s.read for s in own], dtype=object)
     for name in ("group", "cluster", "family", "genus", "novelty", "organism"):
         table[name] = np.array([record[name].decode() for record in records])
     table["cluster"] = np.where(table["cluster"] == "-", table["sequence_id"], table["cluster"])
@@ -175,26 +191,35 @@ def write_bundle(
     false_positive_rate: float,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Joins the members on the validation predictions, calibrates, sets the threshold and saves.
+    """Learns on the validation predictions what the members' words are worth together, and saves.
+
+    In this order: how the windows of each member become one, how the members are joined, what that
+    means as a probability, and the threshold.
 
     The threshold is the score above which `false_positive_rate` of the validation contigs that are
     not viral lie; 0.5 where there are too few of them to say.
 
     Args:
       params, members: the parameters of each member, and how it reads.
-      validation: a predictions table with a column `logit_NAME` for each member.
+      validation: a predictions table with columns `logit_NAME` and `windows_NAME` of each member.
 
     Returns:
       The evaluation on these predictions.
     """
     from dnallm_jax.evaluation import metrics  # which loads scikit-learn: scoring needs none
 
-    logits = np.stack([validation[f"logit_{name}"] for name in members], axis=1)
-    scored = np.isfinite(logits).all(axis=1)
+    scored = np.all([np.isfinite(validation[f"logit_{name}"]) for name in members], axis=0)
     table = {name: column[scored] for name, column in validation.items()}
-    joint = joining.fit(logits[scored], table["label"], table["length"])
-    table["logit"] = joint.apply(logits[scored], table["length"])
-    fitted = calibration.fit(table["logit"], table["label"], table["length"])
+    labels, lengths, clusters = table["label"], table["length"], table["cluster"]
+    soft = {}
+    for name in members:
+        windows = table[f"windows_{name}"]
+        soft[name] = aggregation.fit(windows, labels, lengths, clusters)
+        table[f"logit_{name}"] = soft[name].of(windows)
+    logits = np.stack([table[f"logit_{name}"] for name in members], axis=1)
+    joint = joining.fit(logits, labels, lengths, clusters=clusters)
+    table["logit"] = joint.apply(logits, table["length"])
+    fitted = calibration.fit(table["logit"], labels, lengths, clusters=clusters)
     table["score"] = fitted.apply(table["logit"], table["length"])
     thresholds = {
         rate: threshold_at_false_positive_rate(table["label"], table["score"], rate)
@@ -217,6 +242,7 @@ def write_bundle(
             "labels": ["not virus", "virus"],
             "parameters": shapes,
             "language_model_head": any("lm_head" in own for own in params.values()),
+            "aggregation": {name: how.as_dict() for name, how in soft.items()},
             "joining": joint.as_dict(),
             "calibration": fitted.as_dict(),
             "threshold": chosen,

@@ -41,7 +41,7 @@ class JointScorer:
                     logit=logit,
                     windows=max(each.windows for each in scored),
                     strand_gap=max(each.strand_gap for each in scored),
-                    members=tuple(each.logit for each in scored),
+                    members=scored,
                 )
 
     @property

@@ -1,9 +1,9 @@
 """How viral does a network find a sequence? Windows, strands, and one log-odds a sequence.
 
 A sequence up to the window length is one window; a longer one is cut into evenly spread windows
-that cover it, and lie in the same places on both strands. Windows are padded to one of a few
-lengths and run in batches of fixed shape, so a sequence's log-odds depend on nothing but the
-sequence.
+that cover it, and lie in the same places on both strands; an `Aggregation` makes them one. Windows
+are padded to one of a few lengths and run in batches of fixed shape, so a sequence's log-odds
+depend on nothing but the sequence.
 """
 
 import copy
@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from data_pipeline.cutting import batch_rows
 from data_pipeline.loader import Batch
 from data_pipeline.views import View
+from dnallm_jax.evaluation.aggregation import Aggregation, Windows
 from dnallm_jax.model.gpt import Params
 from dnallm_jax.model.network import Network
 from dnallm_jax.parallel import mesh as meshes
@@ -47,7 +48,14 @@ class Scored:
     windows: int
     fraction_scored: float  # share of the bases that are A, C, G or T
     strand_gap: float  # mean |logit - logit of the reverse strand| over windows; 0 if read together
-    members: tuple[float, ...] = ()  # the log-odds that were joined into `logit`, if any
+    by_window: tuple[float, ...] = ()  # the log-odds of each window ...
+    shares: tuple[float, ...] = ()  # ... and its share of the known bases, where there are any
+    members: "tuple[Scored, ...]" = ()  # whose log-odds were joined into `logit`, if any
+
+    @property
+    def read(self) -> Windows:
+        """The windows, as an aggregation is fitted on them."""
+        return Windows(np.array(self.by_window), np.array(self.shares))
 
 
 class Scorer:
@@ -56,7 +64,8 @@ class Scorer:
     Args:
       params: of the network; without them, `of` gives them later.
       view: what it reads of a window.
-      window: bases of the longest window.
+      window: bases of the longest window. overlap: bases that neighbouring windows share, at least.
+      aggregation: how the windows of a sequence become one.
       batch_tokens: tokens of a batch, about.
     """
 
@@ -69,9 +78,12 @@ class Scorer:
         window: int,
         batch_tokens: int,
         mesh: Mesh,
+        overlap: int = 0,
+        aggregation: Aggregation | None = None,
     ) -> None:
         self._params, self._view, self._mesh = params, view, mesh
-        self._window, self._batch_tokens = window, batch_tokens
+        self._window, self._batch_tokens, self._overlap = window, batch_tokens, overlap
+        self._aggregation = aggregation or Aggregation()
         self._sizes = window_sizes(window)
         # On every device the results of all rows, so that every process has them.
         self._logits = jax.jit(
@@ -96,11 +108,14 @@ class Scorer:
                 if not weights.sum() > 0:
                     yield Scored(float("nan"), len(strands), 0.0, float("nan"))
                     continue
+                each = strands.mean(axis=1)
                 yield Scored(
-                    logit=float(weights @ strands.mean(axis=1)),
+                    logit=float(self._aggregation.apply(each, weights)),
                     windows=len(strands),
                     fraction_scored=known_bases(sequence) / len(sequence),
                     strand_gap=float(weights @ np.ptp(strands, axis=1)),
+                    by_window=tuple(each.tolist()),
+                    shares=tuple(weights.tolist()),
                 )
 
     @property
@@ -128,7 +143,7 @@ class Scorer:
           (sequence, float64[W] shares of the known bases, nan where there are none,
           float64[W, strands, ...] values).
         """
-        cuts = [windows(len(sequence), self._window) for sequence in sequences]
+        cuts = [windows(len(sequence), self._window, self._overlap) for sequence in sequences]
         spans = [
             (sequence, start, stop)
             for sequence, own in zip(sequences, cuts, strict=True)
@@ -193,17 +208,19 @@ def window_sizes(window: int) -> list[int]:
     return sizes
 
 
-def windows(length: int, window: int) -> list[tuple[int, int]]:
+def windows(length: int, window: int, overlap: int = 0) -> list[tuple[int, int]]:
     """(start, stop) of the windows of a sequence: all of it, or evenly spread ones that cover it.
 
-    They are equally long, at most `window`, and read from the sequence's other end the same.
+    They are equally long, at most `window`, read from the sequence's other end the same, and
+    neighbours share `overlap` bases or more (but for one that was lost to this symmetry).
     """
     if length <= window:
         return [(0, length)] if length else []
-    count = -(-length // window)
+    overlap = min(overlap, window - 1)
+    count = -(-(length - overlap) // (window - overlap))
     if count % 2 and (length - window) % 2:
         # An odd number of windows has a middle one, which must leave as much before as behind it.
-        return windows(length, window - 1)
+        return windows(length, window - 1, max(overlap - 1, 0))
     starts = np.round(np.linspace(0, length - window, count)).astype(int).tolist()
     half = -(-count // 2)
     starts[half:] = [length - window - start for start in reversed(starts[: count - half])]

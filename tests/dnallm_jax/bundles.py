@@ -8,6 +8,7 @@ import numpy as np
 
 from data_pipeline.contigs import Contigs, ContigsOptions, build_contigs
 from data_pipeline.tokenizers import from_spec
+from dnallm_jax.evaluation.aggregation import Windows
 from dnallm_jax.model.classifier import Classifier
 from dnallm_jax.model.network import gpt_network
 from dnallm_jax.scoring.bundle import Reading, write_bundle
@@ -43,9 +44,15 @@ def validation_table(records: int = 400) -> dict[str, np.ndarray]:
         "label": label,
         "length": rng.choice([200, 500], records),
         "logit_gpt": logit,
+        "windows_gpt": one_window_each(logit),
         "cluster": np.array([f"cluster{number // 4}" for number in range(records)]),
         **text,
     }
+
+
+def one_window_each(logits: np.ndarray) -> np.ndarray:
+    """The column `windows_NAME` of records that are no longer than a window."""
+    return np.array([Windows(np.array([z]), np.ones(1)) for z in logits], dtype=object)
 
 
 def write_tiny_bundle(folder: pathlib.Path, view: str = "bases", window: int = 300) -> dict:

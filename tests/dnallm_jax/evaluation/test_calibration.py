@@ -115,7 +115,7 @@ def test_the_mixture_of_the_validation_set_is_not_evidence() -> None:
         np.ones(int(kept.sum())),
         calibration.hat_weights(lengths[kept], even.lengths),
         start=(1.0, 0.0),
-        tight=True,
+        spread=1.0,
     )
     careless = dataclasses.replace(even, biases=tuple(unweighted[1]), scales=tuple(unweighted[0]))
     short = np.full(9, 300)
@@ -134,6 +134,35 @@ def test_many_lengths_become_a_few_knots_and_a_smooth_line() -> None:
     assert near == pytest.approx(nearer, abs=1e-3)
     outside = fitted.apply(np.array([2.0, 2.0]), np.array([10**6, 10**8]))
     assert outside[0] == outside[1]
+
+
+def roughness(fitted: Calibration) -> float:
+    """How much scale and bias change with length."""
+    return float(np.ptp(np.log(fitted.scales)) + np.ptp(fitted.biases))
+
+
+def test_clusters_left_out_choose_how_smooth_it_is_in_length() -> None:
+    """Contigs of a cluster err together: what looks like length is then which clusters were met."""
+    logits, labels, lengths = draw(2400, 5)
+    alone = np.arange(2400).astype(str)
+    real = calibration.fit(logits, labels, lengths, clusters=alone)
+    assert roughness(real) > 0.9 * roughness(calibration.fit(logits, labels, lengths))
+
+    random = np.random.default_rng(5)
+    labels = np.repeat(np.arange(40) % 2, 40)
+    lengths = np.repeat(LENGTHS[np.arange(40) // 2 % 3], 40)
+    errors = np.repeat(random.normal(0, 2.5, 40), 40)
+    logits = 2 * random.normal(2.0 * labels - 1, 1.0) + errors
+    clusters = np.repeat(np.arange(40).astype(str), 40)
+    smooth = calibration.fit(logits, labels, lengths, clusters=clusters)
+    assert roughness(smooth) < 0.7 * roughness(calibration.fit(logits, labels, lengths))
+
+
+def test_a_cluster_is_left_out_whole() -> None:
+    clusters = np.array([f"c{number // 7}" for number in range(700)])
+    fold = calibration.folds(clusters)
+    assert set(np.bincount(fold)) == {140}
+    assert (fold.reshape(100, 7) == fold[::7, None]).all()
 
 
 def test_json_round_trip_is_exact() -> None:

@@ -34,6 +34,7 @@ from dnallm_jax.training.checkpoints import save_bundle
 from tests.dnallm_jax import tiny
 from tests.dnallm_jax.bundles import (
     PROVENANCE,
+    one_window_each,
     random_bases,
     reading,
     validation_table,
@@ -79,7 +80,7 @@ def test_what_is_opened_scores_as_what_was_written(
     written = make_scorer(params, reading(), RUN, one_device, batch_tokens=2_048)
     found = list(detector.scorer.score(SEQUENCES))
     expected = list(written.score(SEQUENCES))
-    assert found == [dataclasses.replace(s, members=(s.logit,)) for s in expected]
+    assert found == [dataclasses.replace(s, members=(s,)) for s in expected]
     sharded = opened(folder, devices=8).scorer
     spread = [scored.logit for scored in sharded.score(SEQUENCES)]
     np.testing.assert_allclose([scored.logit for scored in found], spread, atol=1e-5)
@@ -283,6 +284,7 @@ def two_members(
     drawn["feature_spread"] = abs(drawn["feature_spread"]) + 0.5
     table = validation_table()
     table["logit_composition"] = -0.2 * table["logit_gpt"] + rng.normal(2.0 * table["label"], 2.0)
+    table["windows_composition"] = one_window_each(table["logit_composition"])
     folder = tmp_path_factory.mktemp("two") / "bundle"
     write_bundle(
         folder,
@@ -306,8 +308,8 @@ def test_members_are_joined_by_the_length_of_the_sequence(
     alone = [scored.logit for scored in detector.scorer.score(SEQUENCES)]
     found = list(both.scorer.score(SEQUENCES))
     assert both.scorer.names == ("composition", "gpt")
-    np.testing.assert_allclose([scored.members[1] for scored in found], alone, atol=1e-5)
-    members = np.array([scored.members for scored in found])
+    members = np.array([[each.logit for each in scored.members] for scored in found])
+    np.testing.assert_allclose(members[:, 1], alone, atol=1e-5)
     lengths = np.array([len(sequence) for sequence in SEQUENCES])
     np.testing.assert_allclose([s.logit for s in found], joint.apply(members, lengths))
     # 650 bases are three windows of the GPT's, and two of the other's.
@@ -322,7 +324,10 @@ def test_members_have_columns_of_their_own(two_members: pathlib.Path, contigs: C
     source = contigs.source("validation")
     scored = list(scorer.score(source[n]["bases"].tobytes() for n in range(len(source))))
     for place, name in enumerate(("composition", "gpt")):
-        assert table[f"logit_{name}"].tolist() == [s.members[place] for s in scored]
+        own = [s.members[place] for s in scored]
+        assert table[f"logit_{name}"].tolist() == [s.logit for s in own]
+        read = table[f"windows_{name}"]
+        assert [tuple(windows.logits) for windows in read] == [s.by_window for s in own]
 
 
 def test_thresholds_for_the_rates_that_validation_supports(folder: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.tokenizers import Kmer, Nucleotide, reverse_complement
 from data_pipeline.views import Bases, Frames, TokenView
+from dnallm_jax.evaluation.aggregation import Aggregation
 from dnallm_jax.model import network
 from dnallm_jax.model.classifier import Classifier, virus_logits
 from dnallm_jax.model.gpt import GPTSpec, logical_axes
@@ -89,7 +90,7 @@ def logits(scorer: Scorer, sequences: Sequence[bytes]) -> np.ndarray:
 # --- windows --------------------------------------------------------------------------------------
 
 
-def faults_of_windows(cut: Cut, length: int, window: int) -> list[str]:
+def faults_of_windows(cut: Cut, length: int, window: int, overlap: int = 0) -> list[str]:
     """What is wrong with the windows of a sequence."""
     spans = cut(length, window)
     found = []
@@ -104,8 +105,12 @@ def faults_of_windows(cut: Cut, length: int, window: int) -> list[str]:
         found.append("of different length")
     if spans != sorted((length - stop, length - start) for start, stop in spans):
         found.append("elsewhere on the other strand")
-    if len(spans) > -(-length // max(window - 1, 1)):  # all may be one base shorter, for symmetry
+    # All may be one base shorter, for symmetry.
+    least = -(-(length - overlap) // max(window - overlap - 1, 1))
+    if len(spans) > max(least, 1):
         found.append("more than needed")
+    if any(second[0] > first[1] - overlap + 1 for first, second in itertools.pairwise(spans)):
+        found.append("share too little")
     return found
 
 
@@ -116,6 +121,15 @@ def test_windows_cover_a_sequence_evenly_and_alike_on_both_strands(
     assert faults_of_windows(windows, length, window) == []
 
 
+@given(st.integers(1, 5_000), st.integers(60, 3_000), st.floats(0, 0.9))
+def test_windows_that_overlap_do_so_everywhere(length: int, window: int, share: float) -> None:
+    overlap = int(share * window)
+    cut = functools.partial(windows, overlap=overlap)
+    assert faults_of_windows(cut, length, window, overlap) == []
+    # The planted fault: windows that need not overlap.
+    assert "share too little" in faults_of_windows(windows, 1_000, 250, 50)
+
+
 @pytest.mark.parametrize("window", [1, 2, 3, 10, 11])
 def test_windows_of_all_short_sequences(window: int) -> None:
     for length in range(120):
@@ -123,7 +137,7 @@ def test_windows_of_all_short_sequences(window: int) -> None:
     assert windows(0, window) == []
 
 
-def rounded(length: int, window: int) -> list[tuple[int, int]]:
+def rounded(length: int, window: int, overlap: int = 0) -> list[tuple[int, int]]:
     """A planted fault: the middle one of three windows half a base off."""
     starts = np.round(np.linspace(0, length - window, -(-length // window))).astype(int)
     return [(int(start), int(start) + window) for start in starts]
@@ -278,6 +292,8 @@ def by_hand(scorer: Scorer, sequence: bytes) -> Scored:
         windows=len(pieces),
         fraction_scored=share,
         strand_gap=sum(n * s.strand_gap for n, s in zip(known, each, strict=True)) / sum(known),
+        by_window=tuple(s.logit for s in each),
+        shares=tuple(n / sum(known) for n in known),
     )
 
 
@@ -290,6 +306,16 @@ def test_a_long_sequence_is_the_mean_over_its_windows(scorer: Scorer, which: int
     assert scored.fraction_scored == pytest.approx(expected.fraction_scored)
     assert scored.logit == pytest.approx(expected.logit, abs=CLOSE)
     assert scored.strand_gap == pytest.approx(expected.strand_gap, abs=CLOSE)
+    assert scored.by_window == pytest.approx(expected.by_window, abs=CLOSE)
+    assert scored.shares == pytest.approx(expected.shares)
+    # With an aggregation of another kind, what that makes of the same windows; of one, the same.
+    soft = copy.copy(scorer)
+    soft._aggregation = Aggregation(-0.5)
+    (leaning,) = soft.score([sequence])
+    assert leaning.logit == pytest.approx(soft._aggregation.of([scored.read])[0])
+    assert leaning.logit < scored.logit - CLOSE
+    short = [sequence for sequence in SEQUENCES if len(sequence) <= WINDOW]
+    assert logits(soft, short).tolist() == logits(scorer, short).tolist()
 
 
 @pytest.mark.parametrize("name", ["scorer", "frames"])
