@@ -90,7 +90,7 @@ def fit(
     names, cluster = np.unique(clusters, return_inverse=True)
     if not enough or len(names) < CLUSTERS:
         return Aggregation()
-    own = [windows[number] for number in several]
+    own = [windows[number] for number in several.tolist()]
     spread = float(np.std(np.concatenate([one.logits for one in own]))) or 1.0
     fold = calibration.folds(clusters)
 

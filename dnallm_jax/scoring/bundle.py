@@ -213,7 +213,7 @@ def write_bundle(
     labels, lengths, clusters = table["label"], table["length"], table["cluster"]
     soft = {}
     for name in members:
-        windows = table[f"windows_{name}"]
+        windows = table[f"windows_{name}"].tolist()
         soft[name] = aggregation.fit(windows, labels, lengths, clusters)
         table[f"logit_{name}"] = soft[name].of(windows)
     logits = np.stack([table[f"logit_{name}"] for name in members], axis=1)
