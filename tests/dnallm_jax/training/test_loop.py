@@ -1,5 +1,6 @@
 """Does the loop do each thing when it is due, say the same after a resume, and stop at a NaN?"""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -304,6 +305,30 @@ def test_a_step_that_is_left_out_changes_nothing(tmp_path: pathlib.Path) -> None
     assert float(run.state["mean"]) == pytest.approx(means[-1], rel=1e-5)
     lines = {m["step"]: m["loss"] for m in read_metrics(tmp_path / "metrics.jsonl") if "loss" in m}
     assert lines[6] == pytest.approx(abs(means[5]) / 2, rel=1e-5)  # of one step, not of two
+
+
+def test_skipped_steps_are_counted_and_no_part_of_the_means(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def skipping(self: Run, state: State, batch: State) -> tuple[State, State]:
+        number = len(self.events)
+        self.events.append("step")
+        new, sums = train_step(state, batch)
+        skipped = jax.device_put(np.float32(number in (2, 4, 5)))
+        return new, {**jax.tree.map(lambda x: x * (1 - skipped), sums), "skipped": skipped}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "step", skipping)
+        patch.setattr(jax, "transfer_guard", lambda _: contextlib.nullcontext())
+        plan = Plan(steps=8, log_every=2, eval_every=8, save_every=8)
+        Run(tmp_path, plan, evaluates=False)()
+    lines = {line["step"]: line for line in read_metrics(tmp_path / "metrics.jsonl")}
+    assert {step: line.get("skipped_steps") for step, line in lines.items()} == {
+        2: None, 4: 1.0, 6: 2.0, 8: None,
+    }  # fmt: skip
+    assert lines[4]["gradient_norm"] == make_batch(3)["norm"], "of the one step that counts"
+    assert "loss" not in lines[6]
+    assert "step      6/8  skipped 2  " in capsys.readouterr().err
 
 
 # What the device waits for

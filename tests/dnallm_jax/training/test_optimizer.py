@@ -1,6 +1,7 @@
 """Which parameters move, how far, and when?"""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from dnallm_jax.config import Optimizer
 from dnallm_jax.model.classifier import Classifier
 from dnallm_jax.model.gpt import GPT, Params
-from dnallm_jax.training.optimizer import decayed, make_optimizer, schedule
+from dnallm_jax.training.optimizer import decayed, described, make_optimizer, schedule
 from tests.dnallm_jax.tiny import numpy_params, quick_jit
 
 MATRICES = {"wq", "wk", "wv", "wo", "gate", "up", "down"}
@@ -142,3 +143,72 @@ def test_freezing_what_is_not_there_is_an_error() -> None:
     tx = make_optimizer(CONSTANT, 10, frozen="bakcbone", frozen_steps=2)
     with pytest.raises(KeyError, match="bakcbone"):
         jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+
+
+# The same learning rate at other widths
+
+
+def of_width(width: int) -> Params:
+    """Parameters of every kind, and of the names that the rule goes by."""
+    return {
+        "backbone": {
+            "blocks": {
+                "wq": jnp.ones((1, width, 2, width // 2)),
+                "wo": jnp.ones((1, 2, width // 2, width)),
+                "mlp_norm": jnp.ones((1, width)),
+            },
+            "embedding": jnp.ones((6, width)),
+        },
+        "lm_head": jnp.ones((width, 6)),
+    }
+
+
+@functools.cache
+def first_step(o: Optimizer, width: int, gradient: float = 1.0) -> dict[str, float]:
+    """How far each leaf moves in the first update by a constant gradient (root mean square)."""
+    params = of_width(width)
+    tx = make_optimizer(o, 10)
+    gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
+    updates = quick_jit(lambda g, p: tx.update(g, tx.init(p), p)[0])(gradients, params)
+    return {name: float(jnp.sqrt(jnp.mean(u**2))) for name, u in names(updates).items()}
+
+
+def shares(name: str, base_width: int) -> dict[str, float]:
+    """The steps of each leaf at width 32, as shares of those without the rule."""
+    plain = dataclasses.replace(CONSTANT, name=name, weight_decay=0.0, clip=1e9)
+    scaled = first_step(dataclasses.replace(plain, base_width=base_width), 32)
+    return {leaf: scaled[leaf] / size for leaf, size in first_step(plain, 32).items()}
+
+
+NARROW = ("backbone/blocks/mlp_norm", "backbone/embedding")
+WIDE = ("backbone/blocks/wq", "backbone/blocks/wo", "lm_head")
+
+
+def test_matrices_of_wider_models_take_smaller_steps() -> None:
+    wanted = dict.fromkeys(NARROW, 1.0) | dict.fromkeys(WIDE, 1 / 4)
+    assert shares("adamw", 8) == pytest.approx(wanted, rel=1e-4)
+    assert shares("adamw", 32) == pytest.approx(dict.fromkeys(wanted, 1.0), rel=1e-4)
+
+
+def test_the_steps_of_muon_shrink_by_the_root_of_the_width() -> None:
+    wanted = dict.fromkeys(NARROW, 1.0) | dict.fromkeys(WIDE, 1 / 2) | {"lm_head": 1 / 4}
+    assert shares("muon", 8) == pytest.approx(wanted, rel=1e-4), "Adam moves the head"
+
+
+def test_decay_does_not_depend_on_the_width() -> None:
+    o = dataclasses.replace(CONSTANT, base_width=8, weight_decay=0.1)
+    steps = first_step(o, 32, gradient=0.0)
+    wanted = dict.fromkeys(NARROW, 0.0) | dict.fromkeys(WIDE, 0.01 * 0.1)
+    assert steps == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_header_says_where_the_learning_rate_turns() -> None:
+    o = Optimizer(learning_rate=0.5, warmup_steps=100, schedule="wsd", decay_fraction=0.4)
+    assert described(dataclasses.replace(o, base_width=64), 60) == [
+        "adamw: learning rate up to 0.5 in 30 steps, stays until step 48, down along a line "
+        "to 0.05",
+        "gradients clipped to norm 1, decay 0.1 of matrices alone, learning rates from width 64",
+    ]
+    assert described(Optimizer(), 1000)[0] == (
+        "adamw: learning rate up to 0.001 in 100 steps, down along a cosine to 0.0001"
+    )

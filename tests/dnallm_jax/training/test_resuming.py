@@ -170,3 +170,16 @@ def test_a_resumed_guard_calls_the_same_a_spike() -> None:
         guard.check(step, {"loss": 1.0, "weight": 1.0, "gradient_norm": 1.0})
     assert spiking([2.1], 2.0, guard.recent) == 1
     assert spiking([2.1], 2.0) is None, "planted: one that has forgotten"
+
+
+def test_many_skipped_in_a_row_are_another_trouble() -> None:
+    def check(skipped: list[int]) -> Guard:
+        guard = Guard(0.0)
+        for step, skip in enumerate(skipped, start=1):
+            sums = {"loss": 0.0, "weight": 0.0, "gradient_norm": 0.0, "skipped": float(skip)}
+            guard.check(step, sums)
+        return guard
+
+    assert len(check([1] * 10 + [0] + [1] * 10).recent) == 1
+    with pytest.raises(BadStep, match="step 13 is the 11th in a row that is skipped"):
+        check([0, 0] + [1] * 12)

@@ -273,6 +273,27 @@ def test_steps_compile_once_donate_the_state_and_move_nothing_unasked(
         train_step(state, packed(ROWS, LENGTH))
 
 
+@pytest.mark.parametrize("skip", [True, False], ids=["skip", "planted: no skip"])
+def test_a_step_that_is_no_number_moves_nothing_and_is_counted(skip: bool) -> None:
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    state, shardings = start_bigram(mesh)
+    good, bad = packed(ROWS, LENGTH), packed(ROWS, LENGTH)
+    bad["weights"][0, 3] = np.nan
+    update = step.make_train_step(bigram, MOMENTUM, shardings, skip=skip)
+    update = update.lower(state, to_device(good, mesh)).compile(QUICK)
+    before = jax.device_get(state)
+    state, sums = update(state, to_device(bad, mesh))
+    after = jax.device_get(state)
+    for part in ("params", "optimizer"):
+        kept = jax.tree.map(np.array_equal, before[part], after[part])
+        assert all(jax.tree.leaves(kept)) == skip
+    assert after["step"] == before["step"] + 1
+    assert not skip or jax.device_get(sums) == dict.fromkeys(sums, 0.0) | {"skipped": 1.0}
+    state, sums = update(state, to_device(good, mesh))
+    assert bool(np.isfinite(float(sums["loss"]))) == skip
+    assert not skip or sums["skipped"] == 0
+
+
 def mean_bigram(params: Params, batch: Batch) -> Sums:
     """What each part of a batch would be divided by itself."""
     sums = bigram(params, batch)
