@@ -94,6 +94,17 @@ def refuse_shared_sequences(records: Records) -> None:
             )
 
 
+def refuse_shared_clusters(records: Records) -> None:
+    """Raises UserError when a named cluster of relatives lies in two splits."""
+    for first, record in _shared(records, records.column("cluster")):
+        if record.cluster != "-":
+            raise UserError(
+                f"{record.source}: record {record.id} ({record.split}) is of cluster "
+                f"{record.cluster}, as record {first.id} ({first.split}) in {first.source} is; "
+                "relatives belong on one side, so leave one of them out"
+            )
+
+
 def _shared(records: Records, keys: np.ndarray) -> Iterator[tuple[Measured, Measured]]:
     """Records of equal key in different splits: the first of that key, and a later one."""
     if len(records.names["split"]) < 2:

@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipeline import splits
-from data_pipeline.duplicates import StrandlessHash, refuse_shared_ids, refuse_shared_sequences
+from data_pipeline.duplicates import (
+    StrandlessHash,
+    refuse_shared_clusters,
+    refuse_shared_ids,
+    refuse_shared_sequences,
+)
 from data_pipeline.errors import UserError
 from data_pipeline.reading import fields, read_blocks, read_records
 from data_pipeline.records import Collected, IdSet, Measured, Records
@@ -57,8 +62,9 @@ def survey(
     to "validation": those of `cluster_key`, or near-duplicates by k-mer sketches when that is "".
 
     Raises UserError for malformed files, an id that occurs twice, a sequence (or its reverse
-    complement) that occurs in two splits, a split in which nothing remains, and, if a validation
-    part is asked for, for a record without a cluster and for records that are all in one cluster.
+    complement) or a named cluster that occurs in two splits, a split in which nothing remains, and,
+    if a validation part is asked for, for a record without a cluster and for records that are all
+    in one cluster.
     """
     left_out: dict[str, dict[str, int]] = {}
     collected = Collected()
@@ -92,6 +98,7 @@ def survey(
     if validation_fraction:
         records = _divided(records, inputs["train"], cluster_key, validation_fraction, seed)
     refuse_shared_sequences(records)
+    refuse_shared_clusters(records)
     return Survey(records, left_out)
 
 

@@ -23,7 +23,8 @@ def write_contigs(path: pathlib.Path, names: list[str], *, length: int = 60, see
         for i, name in enumerate(names):
             bases = "".join(rng.choice(list("ACGTacgtN"), length + i))
             file.write(f">{name} novelty=none family=Header\n{bases}\n")
-            rows.append(f'{name}\t{int(i % 3 == 0)}\t{length}\tphage\tc{i // 2}\t-\tSome "phage"')
+            cluster = f"{path.stem}{i // 2}"
+            rows.append(f'{name}\t{int(i % 3 == 0)}\t{length}\tphage\t{cluster}\t-\tSome "phage"')
     path.with_suffix(".tsv").write_text("\n".join(rows) + "\n")
     return str(path)
 
@@ -61,7 +62,7 @@ def test_records_and_labels(three: ContigsOptions, tmp_path: pathlib.Path) -> No
     example = found.source("train")[3]
     assert {name: example[name] for name in contigs.METADATA} == {
         "group": b"phage",
-        "cluster": b"c1",
+        "cluster": b"train1",
         "family": b"-",  # the table is asked before the header
         "genus": b"-",
         "phylum": b"-",
@@ -149,6 +150,12 @@ def test_nothing_is_in_two_splits(three: ContigsOptions, tmp_path: pathlib.Path)
     other.write_text(">t0 label=1\nACGTTT\n")
     with pytest.raises(UserError, match=r"other.fa: record t0: .*train.fa"):
         build_contigs(options, str(tmp_path / "d"))
+    # A relative by name, though sequence and id are its own; of unknown cluster it is nobody's.
+    other.write_text(">z label=1 cluster=train1\nACGTTT\n")
+    with pytest.raises(UserError, match=r"record z \(test\) is of cluster train1, as record t"):
+        build_contigs(options, str(tmp_path / "d"))
+    other.write_text(">z label=1 cluster=-\nACGTTT\n")
+    build_contigs(options, str(tmp_path / "d"))
 
 
 COMPLEMENT = str.maketrans("ACGTacgt", "TGCAtgca")
