@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -19,7 +20,7 @@ from dnallm_jax import config
 from dnallm_jax.config import Config, default_config, differences, digest, resolve, to_dict
 from dnallm_jax.model.attention import BACKENDS
 from dnallm_jax.model.classifier import POOLINGS
-from dnallm_jax.model.gpt import REMAT
+from dnallm_jax.model.gpt import GPT, REMAT, initialise
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECIPES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
@@ -42,6 +43,22 @@ def test_every_recipe_resolves(path: pathlib.Path) -> None:
     assert recipe.name == path.stem
     assert recipe.corpus.sources
     assert recipe.contigs.train
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("gpt_5m", 5e6), ("gpt_25m", 25e6), ("gpt_125m", 125e6), ("gpt_350m", 350e6), ("gpt_1b", 1e9)],
+)
+def test_a_preset_is_as_large_as_its_name(name: str, parameters: float) -> None:
+    recipe = resolve(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]())
+    spec = config.gpt_spec(recipe.model, from_spec(config.tokenizer_spec(recipe.tokenizer)).vocab_size)
+    shapes = jax.eval_shape(functools.partial(initialise, GPT, spec, seed=0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert abs(count / parameters - 1) < 0.15
+    if parameters > 5e6:  # whole tiles of a TPU's matrix unit
+        model = recipe.model
+        assert model.head_width == 128
+        assert not any(size % 128 for size in (model.width, model.feed_forward))
 
 
 def test_a_misspelt_key_names_the_right_one() -> None:

@@ -1,0 +1,30 @@
+"""A GPT of 25 million parameters over single bases, in rows of 4,096.
+
+python main.py plan     --config=configs/gpt_25m.py --topology=v5e:2x4
+python main.py prepare  --config=configs/gpt_25m.py --workdir=DIR --config.root=GENOMES
+python main.py pretrain --config=configs/gpt_25m.py --workdir=DIR --platform=tpu
+
+HEADER
+"""
+
+from ml_collections import ConfigDict
+
+from configs import gpt_5m
+
+
+def get_config() -> ConfigDict:
+    c = gpt_5m.get_config()
+    c.name = "gpt_25m"
+    c.corpus.row_length = 4_096
+    c.model.width = 512
+    c.model.layers = 8
+    c.model.heads = 4
+    c.model.kv_heads = 2
+    c.model.head_width = 128
+    c.model.feed_forward = 1536
+    c.execution.remat = "dots"
+    c.pretrain.steps = 2_000
+    c.pretrain.batch_rows = 64
+    c.pretrain.optimizer.learning_rate = 2e-3
+    c.pretrain.optimizer.warmup_steps = 200
+    return c
