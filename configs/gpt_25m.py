@@ -4,7 +4,7 @@ python main.py plan     --config=configs/gpt_25m.py --topology=v5e:2x4
 python main.py prepare  --config=configs/gpt_25m.py --workdir=DIR --config.root=GENOMES
 python main.py pretrain --config=configs/gpt_25m.py --workdir=DIR --platform=tpu
 
-HEADER
+The bound of its speed on several TPUs is in benchmarks/LOG.md.
 """
 
 from ml_collections import ConfigDict

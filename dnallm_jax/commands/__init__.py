@@ -12,6 +12,7 @@ COMMANDS = {
     "finetune": "pre-trained checkpoint + labelled contigs -> a virus classifier (a bundle)",
     "evaluate": "bundle + labelled contigs -> metrics.json, predictions.tsv, report.html",
     "score": "bundle + FASTA/FASTQ -> TSV, JSON lines or Parquet: one row per record, in order",
+    "plan": "config + TPU topology -> does it fit, how fast can it be: compiled, without a TPU",
     "checkpoints": "a workdir -> its checkpoints: steps, sizes, whole or damaged, manifests",
     "doctor": "checks machine, hosts, data and storage, before hours are spent",
 }

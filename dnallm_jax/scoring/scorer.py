@@ -85,11 +85,7 @@ class Scorer:
         self._window, self._batch_tokens, self._overlap = window, batch_tokens, overlap
         self._aggregation = aggregation or Aggregation()
         self._sizes = window_sizes(window)
-        # On every device the results of all rows, so that every process has them.
-        self._logits = jax.jit(
-            lambda params, batch: network.logits(params, batch).mean(axis=0),
-            out_shardings=meshes.sharding(mesh),
-        )
+        self._logits = log_odds(network, mesh)
         self._embeddings = network.embeddings and jax.jit(
             network.embeddings, out_shardings=meshes.sharding(mesh)
         )
@@ -190,6 +186,17 @@ class Scorer:
     def _on_device(self, batch: Batch) -> dict[str, jax.Array]:
         read = {name: array for name, array in batch.items() if name != "weights"}
         return meshes.to_device(meshes.own_rows(read, self._mesh), self._mesh)
+
+
+def log_odds(network: Network, mesh: Mesh) -> Compiled:
+    """(parameters, batch) -> float32 [B]: the mean of the log-odds of a network's members.
+
+    On every device the results of all rows, so that every process has them.
+    """
+    return jax.jit(
+        lambda params, batch: network.logits(params, batch).mean(axis=0),
+        out_shardings=meshes.sharding(mesh),
+    )
 
 
 def known_bases(letters: bytes) -> int:

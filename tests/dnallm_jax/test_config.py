@@ -51,7 +51,9 @@ def test_every_recipe_resolves(path: pathlib.Path) -> None:
 )
 def test_a_preset_is_as_large_as_its_name(name: str, parameters: float) -> None:
     recipe = resolve(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]())
-    spec = config.gpt_spec(recipe.model, from_spec(config.tokenizer_spec(recipe.tokenizer)).vocab_size)
+    spec = config.gpt_spec(
+        recipe.model, from_spec(config.tokenizer_spec(recipe.tokenizer)).vocab_size
+    )
     shapes = jax.eval_shape(functools.partial(initialise, GPT, spec, seed=0))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert abs(count / parameters - 1) < 0.15
