@@ -25,6 +25,5 @@ def get_config() -> ConfigDict:
     c.execution.remat = "block"
     c.pretrain.steps = 5_000
     c.pretrain.batch_rows = 64
-    c.pretrain.optimizer.learning_rate = 1.5e-3
     c.pretrain.optimizer.warmup_steps = 500
     return c

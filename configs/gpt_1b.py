@@ -25,6 +25,5 @@ def get_config() -> ConfigDict:
     c.execution.remat = "block"
     c.pretrain.steps = 20_000
     c.pretrain.batch_rows = 128
-    c.pretrain.optimizer.learning_rate = 6e-4
     c.pretrain.optimizer.warmup_steps = 2_000
     return c

@@ -25,6 +25,5 @@ def get_config() -> ConfigDict:
     c.execution.remat = "dots"
     c.pretrain.steps = 2_000
     c.pretrain.batch_rows = 64
-    c.pretrain.optimizer.learning_rate = 2e-3
     c.pretrain.optimizer.warmup_steps = 200
     return c

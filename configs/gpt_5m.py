@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     c.pretrain.steps = 6_000
     c.pretrain.batch_rows = 32
     c.pretrain.optimizer.learning_rate = 3e-3
+    c.pretrain.optimizer.base_width = 256  # wider siblings take it from here
     c.pretrain.optimizer.warmup_steps = 200
     c.pretrain.eval_every = 500
     c.pretrain.eval_rows = 1_024
