@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipeline import datasets
+from data_pipeline import buckets, datasets
 from data_pipeline.errors import UserError
 from data_pipeline.labels import Labels, read_labels
 from data_pipeline.overlap import overlap
@@ -233,6 +233,7 @@ def build_contigs(options: ContigsOptions, data_dir: str) -> Contigs:
 
 def open_contigs(data_dir: str) -> Contigs:
     """The data set in `data_dir`; UserError when there is none, or when files of it are missing."""
+    data_dir = buckets.fetched(data_dir, POINTER)
     return Contigs(data_dir, datasets.open_pointer(data_dir, POINTER))
 
 

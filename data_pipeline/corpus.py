@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipeline import bpe, datasets, floors, markov
+from data_pipeline import bpe, buckets, datasets, floors, markov
 from data_pipeline.corpus_options import CorpusOptions
 from data_pipeline.errors import UserError
 from data_pipeline.overlap import overlap
@@ -153,6 +153,7 @@ def build_corpus(options: CorpusOptions, data_dir: str, runner: Runner = IN_PROC
 
 def open_corpus(data_dir: str) -> Corpus:
     """The corpus in `data_dir`; UserError for none, missing files, and rows of another version."""
+    data_dir = buckets.fetched(data_dir, POINTER)
     manifest = datasets.open_pointer(data_dir, POINTER)
     if manifest["code_version"] != CODE_VERSION:
         raise UserError(

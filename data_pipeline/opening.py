@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
+from data_pipeline.buckets import CLOUD, filesystem
 from data_pipeline.download import download, split_checksum
 from data_pipeline.errors import UserError
 
@@ -38,7 +39,6 @@ ENDINGS = tuple(
 )
 """Names that count as sequence files when a directory is searched."""
 
-_CLOUD = {"gs://": "etils[epath-gcs]", "s3://": "etils[epath-s3]"}
 _WEB = ("http://", "https://")
 
 
@@ -106,7 +106,7 @@ def read_bytes(path: str) -> Iterator[bytes]:
 
 
 def _is_remote(path: str) -> bool:
-    return path.startswith((*_WEB, *_CLOUD))
+    return path.startswith((*_WEB, *CLOUD))
 
 
 def _matches(pattern: str) -> list[str]:
@@ -115,7 +115,7 @@ def _matches(pattern: str) -> list[str]:
     if pattern.startswith(_WEB):
         split_checksum(pattern)  # a mistyped checksum is told before hours of download
         return [pattern]
-    if pattern.startswith(tuple(_CLOUD)):
+    if pattern.startswith(tuple(CLOUD)):
         return _cloud_matches(pattern)
     if "://" in pattern:
         raise UserError(
@@ -194,7 +194,7 @@ def _raw_blocks(path: str) -> Iterator[bytes]:
         return _blocks(lambda: contextlib.nullcontext(sys.stdin.buffer), shown(path))
     if path.startswith(_WEB):
         return _web_blocks(path)
-    if path.startswith(tuple(_CLOUD)):
+    if path.startswith(tuple(CLOUD)):
         return _cloud_blocks(path)
     return _blocks(functools.partial(_open_file, path), path)
 
@@ -223,39 +223,25 @@ def _web_blocks(url: str) -> Iterator[bytes]:
         yield from _blocks(functools.partial(_open_file, path), url)
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
-    """The fsspec file system of a gs:// or s3:// address, and the address as it calls it."""
-    import fsspec  # comes with etils[epath]; only needed here
-
-    try:
-        return fsspec.core.url_to_fs(uri)
-    except ImportError as problem:
-        scheme = uri[: uri.index("//") + 2]
-        raise UserError(
-            f"{uri}: reading {scheme} needs another package; "
-            f"run: python -m pip install '{_CLOUD[scheme]}'"
-        ) from problem
-
-
 def _cloud_matches(uri: str) -> list[str]:
     if not (glob.has_magic(uri) or uri.endswith("/")):
         return [uri]
-    filesystem, name = _filesystem(uri)
+    system, name = filesystem(uri)
     try:
-        found = filesystem.find(name) if uri.endswith("/") else filesystem.glob(name)
+        found = system.find(name) if uri.endswith("/") else system.glob(name)
     except Exception as problem:  # the plug-ins raise types of their own that cannot be named here
         raise UserError(f"{uri}: cannot be listed ({_reason(problem)}); check access") from problem
     if uri.endswith("/"):
         found = [path for path in found if path.lower().endswith(ENDINGS)]
     if not found:
         raise UserError(f"{uri}: no sequence file is found there; check the address and ending")
-    return sorted(filesystem.unstrip_protocol(path) for path in found)
+    return sorted(system.unstrip_protocol(path) for path in found)
 
 
 def _cloud_blocks(uri: str) -> Iterator[bytes]:
-    filesystem, name = _filesystem(uri)
+    system, name = filesystem(uri)
     try:
-        with filesystem.open(name, "rb") as file:
+        with system.open(name, "rb") as file:
             while block := file.read(BLOCK):
                 yield block
     except Exception as problem:  # the plug-ins raise types of their own that cannot be named here

@@ -76,16 +76,25 @@ def config() -> Config:
     return resolve(flags.FLAGS.config)
 
 
-def workdir() -> pathlib.Path:
-    """The workdir as an absolute path; UserError when --workdir is missing."""
-    if not flags.FLAGS.workdir:
+def workdir(*, bucket: bool = False) -> pathlib.Path:
+    """The workdir as an absolute path, which may be in a `bucket` (gs://) where that is allowed.
+
+    UserError when --workdir is missing, or is no such place.
+    """
+    named = flags.FLAGS.workdir
+    if not named:
         raise UserError("--workdir is missing; name a folder, for example --workdir=runs/small")
-    if "://" in flags.FLAGS.workdir:
+    if "://" in named and not bucket:
         raise UserError(
-            f"--workdir={flags.FLAGS.workdir} is no folder; mount the bucket (launch/README.md "
-            "says how) and name the folder where it is mounted"
+            f"--workdir={named} is no folder, which this command needs; copy it here first: "
+            f"gcloud storage rsync --recursive {named} runs/copy"
         )
-    return pathlib.Path(flags.FLAGS.workdir).absolute()
+    if "://" not in named:
+        return pathlib.Path(named).absolute()
+
+    from dnallm_jax.training import storage
+
+    return storage.folder(named)
 
 
 def start_devices() -> None:

@@ -28,7 +28,7 @@ def define_flags() -> None:
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
     config = common.config() if flags.FLAGS.config is not None else None
-    workdir = common.workdir() if flags.FLAGS.workdir else None
+    workdir = common.workdir(bucket=True) if flags.FLAGS.workdir else None
     if config and not workdir:
         raise UserError("--config needs --workdir, the folder of its data and runs")
     with common.joined_devices(), common.watched():

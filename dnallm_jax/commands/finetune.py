@@ -41,7 +41,7 @@ def define_flags() -> None:
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
     begun = time.perf_counter()
-    config, workdir = common.config(), common.workdir()
+    config, workdir = common.config(), common.workdir(bucket=True)
     observed = common.observed(begun)
     if flags.FLAGS.dry_run:
         for line in _counts(config, workdir):
@@ -63,7 +63,7 @@ def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
     from dnallm_jax.scoring import bundle
     from dnallm_jax.scoring.joint import JointScorer
     from dnallm_jax.scoring.scorer import Scorer
-    from dnallm_jax.training import checkpoints, finetuning, members, pretraining
+    from dnallm_jax.training import checkpoints, finetuning, members, pretraining, storage
 
     settings = config.finetune
     contigs = hosts.together(lambda: open_contigs(str(workdir / common.CONTIGS)))
@@ -72,9 +72,9 @@ def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
     backbone = None
     if settings.backbone != "random":
         given = settings.backbone
-        folder = workdir / common.PRETRAIN if given == "pretrain" else pathlib.Path(given)
-        known = folder.absolute() / pretraining.CHECKPOINTS
-        backbone = pathlib.Path(hosts.from_main(lambda: str(checkpoints.newest_whole(known))))
+        folder = workdir / common.PRETRAIN if given == "pretrain" else storage.folder(given)
+        known = folder / pretraining.CHECKPOINTS
+        backbone = storage.folder(hosts.from_main(lambda: str(checkpoints.newest_whole(known))))
     gpt = members.gpt_member(config, mesh, on_mesh(execution, mesh), backbone)
     score = config.score
     parts: list[tuple[members.Member, str, dict[str, Any] | None, tuple[int, int]]] = []

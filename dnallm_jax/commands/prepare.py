@@ -38,11 +38,11 @@ def run(arguments: list[str]) -> None:
     if flags.FLAGS.inspect:
         _inspect(common.workdir())
         return
-    config, workdir = common.config(), common.workdir()
+    config, workdir = common.config(), common.workdir(bucket=True)
     if flags.FLAGS.beam_pipeline_options and flags.FLAGS.workers > 1:
         raise UserError("--workers and --beam_pipeline_options are both given; choose one of them")
 
-    from data_pipeline import describing
+    from data_pipeline import buckets, describing
     from data_pipeline.contigs import ContigsOptions, build_contigs
     from data_pipeline.corpus import CorpusOptions, build_corpus
     from data_pipeline.saving import saved
@@ -50,7 +50,10 @@ def run(arguments: list[str]) -> None:
 
     def rooted(patterns: tuple[str, ...]) -> tuple[str, ...]:
         paths = [p if p == "-" or "://" in p else os.path.join(config.root, p) for p in patterns]
-        return saved(paths, str(workdir / "data" / "downloads"))
+        return saved(paths, buckets.local(str(workdir / "data" / "downloads")))
+
+    # In a bucket, they are made on this machine's disk and then copied.
+    corpus_dir, contigs_dir = str(workdir / common.CORPUS), str(workdir / common.CONTIGS)
 
     if config.corpus.sources:
         corpus = build_corpus(
@@ -68,9 +71,10 @@ def run(arguments: list[str]) -> None:
                 phases=config.corpus.phases,
                 seed=config.corpus.seed,
             ),
-            str(workdir / common.CORPUS),
+            buckets.local(corpus_dir),
             _runner(),
         )
+        buckets.send(corpus_dir, "corpus.json")
         for line in describing.lines(corpus.manifest):
             print(line)
     if config.contigs.train:
@@ -83,8 +87,9 @@ def run(arguments: list[str]) -> None:
                 cluster_key=config.contigs.cluster_key,
                 seed=config.contigs.seed,
             ),
-            str(workdir / common.CONTIGS),
+            buckets.local(contigs_dir),
         )
+        buckets.send(contigs_dir, "contigs.json")
         for line in describing.lines(contigs.manifest):
             print(line)
 

@@ -32,7 +32,7 @@ def define_flags() -> None:
 def run(arguments: list[str]) -> None:
     common.refuse_arguments(arguments)
     begun = time.perf_counter()
-    config, workdir = common.config(), common.workdir()
+    config, workdir = common.config(), common.workdir(bucket=True)
     observed = common.observed(begun)
     with common.joined_devices():
         _run(config, workdir, observed)

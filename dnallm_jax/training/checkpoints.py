@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import pathlib
-import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -21,7 +20,9 @@ import orbax.checkpoint as ocp
 from data_pipeline.errors import UserError
 from dnallm_jax.config import differences
 from dnallm_jax.parallel import hosts
+from dnallm_jax.training import storage
 from dnallm_jax.training.manifest import (
+    MANIFEST,
     Damaged,
     parse_manifest,
     read_manifest,
@@ -30,7 +31,6 @@ from dnallm_jax.training.manifest import (
 )
 
 _ARRAYS = "arrays"
-_UNFINISHED = ".unfinished"  # ends the name of a folder until it is whole
 _log = logging.getLogger("dnallm_jax")
 
 
@@ -69,7 +69,7 @@ class Checkpoints:
         maximise: bool = False,
         identity: Mapping[str, Any],
     ) -> None:
-        self._directory = directory.absolute()
+        self._directory = storage.folder(str(directory))
         self._keep, self._keep_every = keep, keep_every
         self._metric, self._sign = metric, 1 if maximise else -1
         self._identity = json.loads(json.dumps(identity))
@@ -101,12 +101,13 @@ class Checkpoints:
         as soon as a newer one is whole.
         """
         self.finish()
-        folder = self._directory / f"{step}{_UNFINISHED}"
+        folder = self._directory / str(step)
         if hosts.is_main():
-            if (self._directory / str(step)).exists():
+            if folder.exists():
                 raise RuntimeError(f"step {step} was saved before in {self._directory}")
-            folder.mkdir(parents=True)
-        self._writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_flatten(state)))
+            storage.begin(folder)
+        arrays = storage.place(folder) / _ARRAYS
+        self._writer.save(arrays, args=ocp.args.StandardSave(_flatten(state)))
         own = {"step": step, "metrics": dict(metrics), "passing": passing}
         whole = {**manifest, **own, "identity": self._identity}
         self._note(step, whole)
@@ -116,8 +117,8 @@ class Checkpoints:
         """Makes the checkpoint count as soon as its arrays are on disk; runs in a thread."""
         self._writer.wait_until_finished()
         if hosts.is_main():
-            write_manifest(folder, manifest)
-            folder.rename(folder.with_suffix(""))
+            write_manifest(storage.place(folder), manifest)
+            storage.complete(folder)
 
     def finish(self) -> None:
         """Waits until a running save is complete, then removes what it supersedes."""
@@ -146,9 +147,7 @@ class Checkpoints:
 
     def _delete(self, step: int) -> None:
         self._scores.pop(step, None)
-        folder = self._directory / str(step)
-        # A deletion that is killed leaves no doubt about what is left.
-        shutil.rmtree(folder.rename(folder.with_suffix(_UNFINISHED)))
+        storage.remove(self._directory / str(step), MANIFEST)
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest whole checkpoint as (state, manifest), laid out like `state`; or None.
@@ -167,9 +166,8 @@ class Checkpoints:
         return None if manifest is None else (self._read(manifest["step"], state), manifest)
 
     def _newest(self) -> dict[str, Any] | None:
-        for left in self._directory.glob(f"*{_UNFINISHED}"):
+        for left in storage.sweep(self._directory, MANIFEST):
             _log.warning("removed what a save (or a removal) that was cut off left: %s", left)
-            shutil.rmtree(left)
         steps = sorted(saved_steps(self._directory), reverse=True)
         for number, step in enumerate(steps):
             try:
@@ -346,22 +344,18 @@ def restore_part(
 
 def save_bundle(folder: pathlib.Path, params: Any, manifest: Mapping[str, Any]) -> None:
     """Writes parameters and manifest as a bundle; it appears under its name only when whole."""
-    temporary = folder.with_name(folder.name + ".tmp").absolute()
-    old = folder.with_name(folder.name + ".old")
     if hosts.is_main():
-        for left in (temporary, old):  # by a run that was killed here
-            shutil.rmtree(left, ignore_errors=True)
+        storage.begin_again(folder, MANIFEST)
     hosts.barrier("bundle")
+    place = storage.folder(str(storage.place(folder)))
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(temporary / _ARRAYS, _flatten(params))
+        checkpointer.save(place / _ARRAYS, _flatten(params))
     if hosts.is_main():
-        # It names the folders of this machine, and says what the manifest says.
-        (temporary / _ARRAYS / "commit_success.txt").unlink(missing_ok=True)
-        write_manifest(temporary, manifest)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        if not storage.in_bucket(folder):
+            # It names the folders of this machine, and says what the manifest says.
+            (place / _ARRAYS / "commit_success.txt").unlink(missing_ok=True)
+        write_manifest(place, manifest)
+        storage.complete(folder)
     hosts.barrier("bundle")
 
 
@@ -371,5 +365,5 @@ def load_bundle(folder: pathlib.Path, target: Any) -> Any:
     The leaves of `target` are arrays, or ShapeDtypeStructs with shardings.
     """
     with ocp.StandardCheckpointer() as checkpointer:
-        flat = checkpointer.restore(folder.absolute() / _ARRAYS, _flatten(target))
+        flat = checkpointer.restore(storage.folder(str(folder)) / _ARRAYS, _flatten(target))
     return jax.tree.unflatten(jax.tree.structure(target), [flat[k] for k in _flatten(target)])

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from data_pipeline.errors import UserError
+from dnallm_jax.training import storage
 from dnallm_jax.training.manifest import MANIFEST, Damaged, read_manifest, saved_steps
 
 # What a manifest says before all else; the rest of it may be long.
@@ -15,11 +16,13 @@ def found(folder: pathlib.Path) -> list[pathlib.Path]:
     """The checkpoints and bundles at and below `folder`, of a run in order of their steps."""
     if (folder / MANIFEST).exists() or (folder / "arrays").is_dir():
         return [folder]
-    below = sorted({path.parent for path in folder.rglob("arrays") if path.is_dir()})
+    inside = [name.split("/arrays/")[0] for name in storage.files(folder) if "/arrays/" in name]
+    below = sorted({folder / name for name in inside})
     runs = sorted({path.parent for path in below if path.name.isdigit()})
     steps = [run / str(step) for run in runs for step in saved_steps(run)]
     others = [path for path in below if path not in steps]
-    return steps + [p for p in others if p.suffix not in (".tmp", ".old", ".unfinished")]
+    named = [p for p in others if p.name in storage.names(p.parent)]
+    return steps + [p for p in named if p.suffix not in (".old", storage.UNFINISHED)]
 
 
 def table(folder: pathlib.Path) -> tuple[list[str], int]:
@@ -36,7 +39,7 @@ def table(folder: pathlib.Path) -> tuple[list[str], int]:
     lines, damaged = [], 0
     for path in folders:
         name = "." if path == folder else str(path.relative_to(folder))
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        size = sum(storage.files(path).values())
         try:
             said = _in_short(read_manifest(path))
         except Damaged as error:

@@ -7,11 +7,13 @@ then every flipped bit is found.
 
 import hashlib
 import json
-import os
 import pathlib
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from dnallm_jax.training import storage
 
 MANIFEST = "manifest.json"
 
@@ -21,24 +23,19 @@ class Damaged(Exception):
 
 
 def checksums(folder: pathlib.Path) -> dict[str, str]:
-    sums = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            with path.open("rb") as file:
-                sums[str(path.relative_to(folder))] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
-    return sums
+    names = [name for name in storage.files(folder) if pathlib.Path(name).name != MANIFEST]
+
+    def checksum(name: str) -> str:
+        with storage.reader(folder / name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(8) as threads:  # which wait for a bucket, or sum on several cores
+        return dict(zip(names, threads.map(checksum, names), strict=True))
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON under a temporary name and renames it, so it is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(_as_json(value))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    """Writes JSON that is there whole or not at all."""
+    storage.write(path, _as_json(value))
 
 
 def _as_json(value: Mapping[str, Any]) -> bytes:
@@ -85,7 +82,6 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 def saved_steps(directory: pathlib.Path) -> list[int]:
     """The steps that have a folder in `directory`, whole or not, ascending."""
-    if not directory.is_dir():
-        return []
-    numbers = (p for p in directory.iterdir() if re.fullmatch("0|[1-9][0-9]*", p.name))
-    return sorted(int(p.name) for p in numbers if p.is_dir())
+    return sorted(
+        int(name) for name in storage.names(directory) if re.fullmatch("0|[1-9][0-9]*", name)
+    )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from data_pipeline.buckets import in_bucket
 from data_pipeline.contigs import Contigs
 from data_pipeline.corpus import Corpus
 from data_pipeline.datasets import sole_writer
@@ -19,6 +20,7 @@ from dnallm_jax.config import Config, gpt_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, initialise
 from dnallm_jax.parallel import hosts, watchdog
 from dnallm_jax.parallel import mesh as meshes
+from dnallm_jax.training import storage
 from dnallm_jax.training.units import si
 from dnallm_jax.training.workdir import code, versions
 
@@ -153,6 +155,9 @@ def _try_file(folder: pathlib.Path) -> None:
 
 
 def _writable(workdir: pathlib.Path) -> str:
+    if in_bucket(workdir):
+        with storage.sole_run(workdir / f".doctor.{socket.gethostname()}.{os.getpid()}"):
+            return f"{workdir}: written, read, leased and deleted"
     mine = workdir / f".doctor.{socket.gethostname()}.{os.getpid()}"
     try:
         _try_file(workdir)
@@ -216,6 +221,8 @@ def _memory(config: Config, parameters: int) -> str:
 
 
 def _disk(config: Config, parameters: int, folder: pathlib.Path) -> str:
+    if in_bucket(folder):
+        return f"a bucket has room for checkpoints of {si(_SAVED_BYTES * parameters)}B"
     while not folder.exists():
         folder = folder.parent
     free, one = shutil.disk_usage(folder).free, _SAVED_BYTES * parameters

@@ -10,10 +10,13 @@ from typing import Any, TextIO
 from tensorboardX import SummaryWriter
 
 from data_pipeline.errors import UserError
+from dnallm_jax.training import storage
 from dnallm_jax.training.observed import NOTHING, Observed
 from dnallm_jax.training.profiling import Profile
 from dnallm_jax.training.speed import Speed, Stopwatch, memory
 from dnallm_jax.training.units import clock, si
+
+_NAMES = ("metrics", "speed")
 
 
 class Telemetry:
@@ -21,7 +24,8 @@ class Telemetry:
 
     metrics.jsonl holds only what the data, the config and the seed determine, so that a resumed
     run's file equals that of a run never stopped; times and memory lie in speed.jsonl. A restarted
-    run first drops the lines of steps that it will do again, but for the time that they took.
+    run first drops the lines of steps that it will do again, but for the time that they took. To a
+    bucket, where nothing can be appended, files go whole: with each checkpoint, and at the end.
 
     Args:
       folder: made when missing.
@@ -35,12 +39,16 @@ class Telemetry:
     ) -> None:
         self._main = main
         self.watch = Stopwatch(observed.begun)
-        self.profile = Profile(folder / "profile", observed.profile, watch=self.watch, say=self.say)
+        self._staging = storage.Staging(folder)
+        self._folder = self._staging.folder
+        self.profile = Profile(
+            self._folder / "profile", observed.profile, watch=self.watch, say=self.say
+        )
         if not main:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        said = read_metrics(folder / "speed.jsonl")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._staging.bring(*(f"{name}.jsonl" for name in _NAMES))
+        said = read_metrics(self._folder / "speed.jsonl")
         spent = max((line.get("run_seconds", 0.0) for line in said), default=0.0)
         starts = max((int(line.get("starts", 0)) for line in said), default=0)
         self._open(start_step)
@@ -49,7 +57,7 @@ class Telemetry:
 
     def _open(self, step: int) -> None:
         self._files: dict[str, TextIO] = {}
-        for name in ("metrics", "speed"):
+        for name in _NAMES:
             path = self._folder / f"{name}.jsonl"
             kept = [line for line in read_metrics(path) if line["step"] <= step]
             temporary = path.with_suffix(".tmp")
@@ -68,10 +76,11 @@ class Telemetry:
             self._total(step)
 
     def keep(self) -> None:
-        """What was written so far is on disk when this returns, even if the machine goes down."""
+        """What was written so far is kept when this returns, even if the machine goes down."""
         if self._main:
             for file in self._files.values():
                 os.fsync(file.fileno())
+            self._staging.send()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """What the step computed; the same in every run of the same config."""
@@ -129,6 +138,7 @@ class Telemetry:
         self.watch.close()
         if self._main:
             self._close_files()
+        self._staging.close()
 
     def _close_files(self) -> None:
         for file in self._files.values():

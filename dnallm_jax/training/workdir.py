@@ -11,11 +11,11 @@ from typing import Any
 
 import data_pipeline
 import dnallm_jax
-from data_pipeline.datasets import sole_writer
 from data_pipeline.errors import UserError
 from dnallm_jax import __version__
 from dnallm_jax.config import differences, digest
 from dnallm_jax.parallel import hosts
+from dnallm_jax.training import storage
 from dnallm_jax.training.checkpoints import in_short
 from dnallm_jax.training.manifest import write_json
 
@@ -82,6 +82,6 @@ def _take(folder: pathlib.Path, identity: dict[str, Any], held: contextlib.ExitS
                 f"{folder} belongs to a run of another config ({in_short(changed)}); choose "
                 "another --workdir, or delete the folder"
             )
-    held.enter_context(sole_writer(str(folder), "run"))
+    held.enter_context(storage.sole_run(folder))
     if not path.exists():
         write_json(path, identity)

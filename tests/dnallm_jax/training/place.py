@@ -13,9 +13,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 
+import fsspec
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -61,10 +62,12 @@ _IMPORTED = [
 
 
 class Place:
-    """A folder with a recipe of so many steps, and data."""
+    """A folder with a recipe of so many steps, and data; a workdir in it has a relative name."""
 
-    def __init__(self, folder: pathlib.Path, steps: int) -> None:
-        self.folder, self.steps = folder, steps
+    def __init__(
+        self, folder: pathlib.Path, steps: int, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self.steps, self.environment = folder, steps, environment or {}
         recipe = RECIPE.replace("STEPS", str(steps)).replace("SAVE_EVERY", str(SAVE_EVERY))
         (folder / "tiny.py").write_text(recipe)
         rng = np.random.default_rng(0)
@@ -89,25 +92,26 @@ class Place:
     ) -> list[BaseProcess]:
         """The processes of a command; what process 0 says goes to WORKDIR.txt."""
         line = ["main.py", command, f"--config={self.folder / 'tiny.py'}"]
-        line += [f"--config.root={self.folder}", f"--workdir={self.folder / workdir}"]
+        place = workdir if "://" in workdir else self.folder / workdir
+        line += [f"--config.root={self.folder}", f"--workdir={place}"]
         line += words
         if command != "prepare":
             line.append(f"--devices={devices}")
         if processes > 1:
-            line += [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={processes}"]
+            line += [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}"]
         started: list[BaseProcess] = []
         for process in range(processes):
             said = self.said(workdir, process)
             said.write_bytes(b"")
             own = [word.format(process=process) for word in line]
             own += [f"--process={process}"] if processes > 1 else []
-            arguments = (own, str(said), str(self.folder / "compiled"))
+            arguments = (own, str(said), str(self.folder / "compiled"), self.environment)
             started.append(self._context.Process(target=_run, args=arguments, daemon=True))
             started[-1].start()
         return started
 
     def said(self, workdir: str, process: int = 0) -> pathlib.Path:
-        return self.folder / f"{workdir}.{process}.txt"
+        return self.folder / f"{workdir.rpartition('/')[2]}.{process}.txt"
 
     def run(
         self, command: str, workdir: str, *words: str, devices: int = 1, processes: int = 1
@@ -147,14 +151,16 @@ class Place:
         assert set(codes) == {-signal.SIGKILL}, (codes, self.said(workdir).read_text())
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
-def _run(words: list[str], said: str, compiled: str) -> None:
+def _run(words: list[str], said: str, compiled: str, environment: Mapping[str, str]) -> None:
     """In a new process: `python main.py WORDS` as far as a fork can."""
+    os.environ.update(environment)
+    fsspec.config.set_conf_env(fsspec.config.conf)
     os.environ["XLA_FLAGS"] = _QUICK
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
     jax.config.update("jax_compilation_cache_dir", compiled)

@@ -21,7 +21,8 @@ def workdir(tmp_path: pathlib.Path) -> pathlib.Path:
     kept.save(10, state, {"kind": "pretrain", "bases_seen": 13_000}, {}, passing=True)
     kept.close()
     save_bundle(tmp_path / "bundle", state, {"kind": "bundle"})
-    (tmp_path / "bundle.tmp" / "arrays").mkdir(parents=True)
+    (tmp_path / "bundle.unfinished" / "arrays").mkdir(parents=True)
+    (tmp_path / "bundle.unfinished" / "arrays" / "half").touch()
     return tmp_path
 
 
