@@ -49,6 +49,15 @@ def _block_scores(
     return s.reshape(B, K, G, *mask.shape[-2:]), mask
 
 
+def _to_keys(q_BKRh: Array, s_BKRM: Array) -> Array:
+    """float32 [B, K, h, M]: the sum over queries R.
+
+    Of the two the CPU compiler writes the first one anew, transposed: the smaller by far.
+    """
+    over_R, of_BK = ((2,), (2,)), ((0, 1), (0, 1))
+    return jax.lax.dot_general(q_BKRh, s_BKRM, (over_R, of_BK), preferred_element_type=jnp.float32)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _blockwise(
     q_BLKGh: Array,
@@ -77,13 +86,14 @@ def _blockwise_forward(
         s, mask = _block_scores(q_BKGLh, k_BKhM, segment_ids_BL, queries, keys, causal, window)
         s = jnp.where(mask, s, MASKED)
         top = jnp.max(s, axis=-1, keepdims=True)
-        p = jnp.where(mask, jnp.exp(s - top), 0.0)
+        p = jnp.exp(s - top)
         total = jnp.sum(p, axis=-1, keepdims=True)
-        safe = jnp.where(total > 0, total, 1.0)
         p = p.astype(v_BKMh.dtype).reshape(B, K, -1, p.shape[-1])
         o = jnp.matmul(p, v_BKMh[:, :, keys], preferred_element_type=jnp.float32)
-        outputs.append(o.reshape(B, K, G, -1, h) / safe)
-        logs.append(top + jnp.log(safe))
+        # Padding sees nothing: it gets zeros, and a sum so large that it gives nothing backwards.
+        sees = (segment_ids_BL[:, queries] > 0)[:, None, None, :, None]
+        outputs.append(jnp.where(sees, o.reshape(B, K, G, -1, h) / total, 0.0))
+        logs.append(jnp.where(sees, top + jnp.log(total), -MASKED))
     o_BKGLh = jnp.concatenate(outputs, axis=3)
     o_BLKGh = o_BKGLh.transpose(0, 3, 1, 2, 4).astype(v_BLKh.dtype)
     residuals = (q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, o_BLKGh, jnp.concatenate(logs, axis=3))
@@ -102,28 +112,23 @@ def _blockwise_backward(
     q_BKGLh, do_BKGLh = q_BLKGh.transpose(0, 2, 3, 1, 4), do_BLKGh.transpose(0, 2, 3, 1, 4)
     k_BKMh, k_BKhM = k_BLKh.transpose(0, 2, 1, 3), k_BLKh.transpose(0, 2, 3, 1)
     v_BKhM = v_BLKh.transpose(0, 2, 3, 1)
-    dk = jnp.zeros(k_BKMh.shape, jnp.float32)
-    dv = jnp.zeros(k_BKMh.shape, jnp.float32)
+    dk_BKhM = jnp.zeros(k_BKhM.shape, jnp.float32)
+    dv_BKhM = jnp.zeros(k_BKhM.shape, jnp.float32)
     dq = []
     for queries, keys in _blocks(L, causal, window):
         s, mask = _block_scores(q_BKGLh, k_BKhM, segment_ids_BL, queries, keys, causal, window)
-        p = jnp.where(mask, jnp.exp(s - log_BKGL1[:, :, :, queries]), 0.0)
+        p = jnp.exp(jnp.where(mask, s, MASKED) - log_BKGL1[:, :, :, queries])
         q = q_BKGLh[:, :, :, queries].reshape(B, K, -1, h)
         do = do_BKGLh[:, :, :, queries].reshape(B, K, -1, h)
         dp = jnp.matmul(do, v_BKhM[..., keys], preferred_element_type=jnp.float32)
         ds = p * (dp.reshape(p.shape) - overlap_BKGL1[:, :, :, queries])
         ds, p = (x.astype(dtype).reshape(B, K, -1, x.shape[-1]) for x in (ds, p))
         dq.append(jnp.matmul(ds, k_BKMh[:, :, keys]).reshape(B, K, G, -1, h))
-        to_keys = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-        dk = dk.at[:, :, keys].add(to_keys(ds.swapaxes(2, 3), q))
-        dv = dv.at[:, :, keys].add(to_keys(p.swapaxes(2, 3), do))
+        dk_BKhM = dk_BKhM.at[..., keys].add(_to_keys(q, ds))
+        dv_BKhM = dv_BKhM.at[..., keys].add(_to_keys(do, p))
     dq_BLKGh = jnp.concatenate(dq, axis=3).transpose(0, 3, 1, 2, 4)
-    return (
-        dq_BLKGh,
-        dk.transpose(0, 2, 1, 3).astype(dtype),
-        dv.transpose(0, 2, 1, 3).astype(dtype),
-        None,
-    )
+    dk_BLKh, dv_BLKh = (d.transpose(0, 3, 1, 2).astype(dtype) for d in (dk_BKhM, dv_BKhM))
+    return dq_BLKGh, dk_BLKh, dv_BLKh, None
 
 
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward)
