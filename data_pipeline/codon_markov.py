@@ -67,8 +67,7 @@ def fit(segments: Iterable[np.ndarray]) -> CodonCounts:
     """
     counts = CodonCounts(np.zeros(_SYMBOLS ** (MAX_ORDER + 1), np.int32))
     for batch in _batches(segments):
-        words, found = np.unique(_words(batch), return_counts=True)
-        counts.words[words] += found.astype(np.int32)
+        np.add.at(counts.words, _words(batch), np.int32(1))
     return counts
 
 

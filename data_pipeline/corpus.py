@@ -22,7 +22,7 @@ from data_pipeline.overlap import overlap
 from data_pipeline.pieces import BLOCK_BASES, SplitPlan
 from data_pipeline.reading import expand
 from data_pipeline.records import Measured, Records
-from data_pipeline.rows import RowFormat, RowSource, StoredRows
+from data_pipeline.rows import RowFormat, RowSource, Segments, StoredRows
 from data_pipeline.survey import chosen, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
 from data_pipeline.writing import IN_PROCESS, CorpusConfig, PackedCorpus, Runner
@@ -171,10 +171,10 @@ def markov_floor(corpus: Corpus) -> dict[str, Any] | None:
     if "validation" not in corpus.splits:
         return None
 
-    def rows(split: str) -> Iterator[dict[str, Any]]:
+    def rows(split: str) -> Iterator[Segments]:
         source = corpus.source(split)
         step = -(-corpus.splits[split].bases // MARKOV_BASES)
-        return (source[index] for index in range(0, len(source), step))
+        return source.segments(range(0, len(source), step))
 
     counted, scored = rows("train"), rows("validation")
     return floors.markov_floor(corpus.tokenizer, counted, scored, MARKOV_ORDERS)

@@ -1,19 +1,21 @@
 """What do Markov models reach on packed rows? The figures that a language model stands beside."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from data_pipeline import codon_markov, kmers, markov
 from data_pipeline.frames import Codon
-from data_pipeline.tokenizers import Tokenizer
-
-Rows = Iterable[Mapping[str, Any]]
+from data_pipeline.rows import Segments
+from data_pipeline.tokenizers import A, Nucleotide, Tokenizer
 
 
 def markov_floor(
-    tokenizer: Tokenizer, counted: Rows, scored: Rows, orders: Sequence[int]
+    tokenizer: Tokenizer,
+    counted: Iterable[Segments],
+    scored: Iterable[Segments],
+    orders: Sequence[int],
 ) -> dict[str, Any]:
     """What Markov models fitted on the rows `counted` reach on the rows `scored`; JSON-able.
 
@@ -31,12 +33,18 @@ def markov_floor(
     return {**counts.summary(), **score.summary(), "drop_at_high_orders": drop}
 
 
-def _segments(rows: Rows) -> Iterator[np.ndarray]:
-    for row in rows:
-        yield from np.split(row["tokens"], np.cumsum(row["segment_lengths"])[:-1])
+def _segments(rows: Iterable[Segments]) -> Iterator[np.ndarray]:
+    for tokens, lengths in rows:
+        if len(lengths) == 1:
+            yield tokens
+        else:
+            yield from np.split(tokens, np.cumsum(lengths)[:-1])
 
 
-def _base_codes(rows: Rows, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The segments as codes 0..3, and 255 for an ambiguous letter."""
+def _base_codes(rows: Iterable[Segments], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The segments as codes 0..3; above that an ambiguous letter."""
     for tokens in _segments(rows):
-        yield kmers.base_codes(tokenizer.decode(tokens))
+        if isinstance(tokenizer, Nucleotide):  # N, the id before A, so becomes 255
+            yield tokens - np.uint8(A)
+        else:
+            yield kmers.base_codes(tokenizer.decode(tokens))

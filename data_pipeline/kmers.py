@@ -37,8 +37,7 @@ def kmers(codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     backward = _packed(3 - clean, k, first_letter_high=False)
     ambiguous = codes > 3
     if ambiguous.any():
-        before = np.concatenate([[0], np.cumsum(ambiguous, dtype=np.int64)])
-        whole = before[k:] == before[:-k]
+        whole = ~_any_of(ambiguous, k)
         forward, backward = forward[whole], backward[whole]
     return forward, backward
 
@@ -49,6 +48,14 @@ def pieces(codes: np.ndarray, k: int, size: int = 1 << 17) -> list[np.ndarray]:
     The size keeps the work of `kmers` near a processor's cache, where it is nearly twice as fast.
     """
     return [codes[at : at + size + k - 1] for at in range(0, max(len(codes) - k + 1, 0), size)]
+
+
+def _any_of(flags: np.ndarray, k: int) -> np.ndarray:
+    """bool[n - k + 1]: of every window of k, whether a flag is set in it."""
+    width = 1
+    while 2 * width <= k:
+        flags, width = flags[:-width] | flags[width:], 2 * width
+    return flags[: len(flags) - (k - width)] | flags[k - width :]
 
 
 def _dtype(k: int) -> type[np.unsignedinteger]:

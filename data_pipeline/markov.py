@@ -29,7 +29,8 @@ SMOOTHING = "hierarchical Dirichlet, each strength picked when scoring, at 4 bit
 NEAR_COPY_DROP = 0.02  # bits per base at high orders that natural strangers do not save
 _BITS_PER_CHOICE = np.log2(len(STRENGTHS))
 _BATCH = 1 << 22  # letters counted at once
-_SAMPLE = 1 << 18  # distinct words on which the strengths are picked
+_DENSE = 1 << 18  # words of one length, up to which all of them are scored
+_SAMPLE = 1 << 18  # distinct longer words on which the strengths are picked
 _BLOCK = 1 << 20  # words scored at once
 
 
@@ -66,11 +67,8 @@ class MarkovCounts:
         k = max(self.orders) + 1
         for batch in _batches(segments, k):
             for strand in kmers.kmers(batch, k)[: 2 if self.both_strands else 1]:
-                if len(self.words) <= len(strand):
-                    self.words[:] += np.bincount(strand, minlength=len(self.words)).astype(np.int32)
-                else:  # sorting is faster than touching memory at random
-                    words, counts = np.unique(strand, return_counts=True)
-                    self.words[words] += counts.astype(np.int32)
+                # Of whole-size indices and numbers of its own type this is one plain loop.
+                np.add.at(self.words, strand.astype(np.intp), np.int32(1))
 
     @property
     def counted(self) -> int:
@@ -130,15 +128,25 @@ def code_lengths(
     A last letter is one of `choices`, all as likely below order 0. Results are float64.
     """
     tables = _tables(counted, max_order, symbols)
-    strengths = _strengths(tables, *_sample(scored), 1 / choices)
-    bits = np.zeros(len(tables))
-    for at in range(0, len(scored), _BLOCK):
-        block = scored[at : at + _BLOCK]
-        words = np.flatnonzero(block) + at
-        below = np.full(len(words), 1 / choices)
-        for order, table in enumerate(tables):
-            below = table.smoothed(words, below, strengths[order])
-            bits[order] -= (block[words - at] * np.log2(below)).sum()  # BLAS's threads only wait
+    goals = _of_all_lengths(scored, max_order, symbols)
+    bits, strengths = np.zeros(len(tables)), np.zeros(len(tables))
+    below = np.full(1, 1 / choices)  # of every word, p of its last letter
+    dense = 0
+    while dense < len(tables) and len(goals[dense]) <= _DENSE:
+        tried = [tables[dense].all_smoothed(below, a) for a in STRENGTHS]
+        lengths = [-(goals[dense] * np.log2(p)).sum() for p in tried]
+        pick = int(np.argmin(lengths))
+        bits[dense], strengths[dense], below = lengths[pick], STRENGTHS[pick], tried[pick]
+        dense += 1
+    if dense < len(tables):  # too many words, most of which do not occur
+        strengths[dense:] = _strengths(tables[dense:], *_sample(scored), below)
+        for at in range(0, len(scored), _BLOCK):
+            block = scored[at : at + _BLOCK]
+            words = np.flatnonzero(block) + at
+            times, p = block[words - at], below[words % len(below)]
+            for order in range(dense, len(tables)):
+                p = tables[order].smoothed(words, p, strengths[order])
+                bits[order] -= (times * np.log2(p)).sum()  # BLAS's threads only wait
     return bits + _BITS_PER_CHOICE * np.arange(1, len(bits) + 1), strengths
 
 
@@ -188,13 +196,28 @@ class _Table:
         context = index // (len(self.words) // len(self.contexts))
         return (self.words[index] + strength * below) / (self.contexts[context] + strength)
 
+    def all_smoothed(self, below: np.ndarray, strength: float) -> np.ndarray:
+        """The same for all words, given p_{k-1} for all words one letter shorter."""
+        symbols = len(self.words) // len(self.contexts)
+        over = (self.words.reshape(-1, len(below)) + strength * below).reshape(-1, symbols)
+        return (over / (self.contexts + strength)[:, None]).ravel()
+
 
 def _tables(words: np.ndarray, order: int, symbols: int) -> list[_Table]:
     """Counts of the words of 1, 2 ... order + 1 letters that the counted words end in."""
-    tables = [words]
+    return [
+        # einsum adds a few neighbours five times as fast as sum does
+        _Table(t, np.einsum("ij->i", t.reshape(-1, symbols)))
+        for t in _of_all_lengths(words, order, symbols)
+    ]
+
+
+def _of_all_lengths(words: np.ndarray, order: int, symbols: int) -> list[np.ndarray]:
+    """Counts of the 1, 2 ... order + 1 letters that the words of order + 1 letters end in."""
+    counts = [words]
     for _ in range(order):
-        tables.append(tables[-1].reshape(symbols, -1).sum(0, dtype=np.int64))
-    return [_Table(t, t.reshape(-1, symbols).sum(1, dtype=t.dtype)) for t in tables[::-1]]
+        counts.append(counts[-1].reshape(symbols, -1).sum(0, dtype=np.int64))
+    return counts[::-1]
 
 
 def _sample(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,14 +232,14 @@ def _sample(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _strengths(
-    tables: list[_Table], words: np.ndarray, counts: np.ndarray, uniform: float
+    tables: list[_Table], words: np.ndarray, counts: np.ndarray, below: np.ndarray
 ) -> np.ndarray:
-    """float64 by order: from order 0 up, the strength that gives the sample the shortest code."""
+    """float64 by table: the strength that gives the sample the shortest code; p before, `below`."""
     best = []
-    below = np.full(len(words), uniform)
+    p = below[words % len(below)]
     for table in tables:
-        tried = [table.smoothed(words, below, a) for a in STRENGTHS]
-        pick = int(np.argmax([(counts * np.log2(p)).sum() for p in tried]))
+        tried = [table.smoothed(words, p, a) for a in STRENGTHS]
+        pick = int(np.argmax([(counts * np.log2(t)).sum() for t in tried]))
         best.append(STRENGTHS[pick])
-        below = tried[pick]
+        p = tried[pick]
     return np.array(best)

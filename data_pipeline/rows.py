@@ -10,7 +10,7 @@ first half in the low bits, those of its second half above them: the compression
 import bisect
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_pipeline.packing import FullRows, Row
 from data_pipeline.pieces import unmarked
 from data_pipeline.tokenizers import Tokenizer
+
+Segments = tuple[np.ndarray, np.ndarray]
+"""The tokens of a row, dtype[<= L], and the lengths of its segments, int32[S]."""
 
 NIBBLE_VOCABULARY = 16
 CHUNK_BYTES = 4_096  # about so many bytes of tokens are compressed together, and unpacked for a row
@@ -151,6 +154,15 @@ class RowSource:
             "record_ids": _value(features, "record_ids"),
             **({} if weights is None else {"weights": weights}),
         }
+
+    def segments(self, indices: Iterable[int]) -> Iterator[Segments]:
+        """The tokens of rows, and how many of them are of each segment, one row after the other."""
+        for index in indices:
+            features = self._features(index)
+            lengths = np.frombuffer(_value(features, "segment_lengths"), np.int32)
+            tokens = np.empty(lengths.sum(), self.tokenizer.dtype)
+            self._read(features, tokens)
+            yield tokens, lengths
 
     def read(self, index: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """`segment_lengths` and, if there are, `weights`; the tokens go to the front of `tokens`.

@@ -293,8 +293,8 @@ def markov_beside(corpus: Corpus, config: Config) -> dict[str, Any]:
     evaluated = loader.evenly(len(validation), settings.eval_rows)
     return floors.markov_floor(
         corpus.tokenizer,
-        (source[int(row)] for row in rows),
-        (validation[int(row)] for row in evaluated),
+        source.segments(rows.tolist()),
+        validation.segments(evaluated.tolist()),
         range(10),
     )
 
