@@ -10,6 +10,7 @@ from collections.abc import Callable
 from jax import Array
 
 from dnallm_jax.model.blockwise import blockwise
+from dnallm_jax.model.flash import flash
 from dnallm_jax.model.reference import reference
 from dnallm_jax.model.splash import splash
 
@@ -17,6 +18,7 @@ BACKENDS: dict[str, Callable[..., Array]] = {
     "reference": reference,
     "blockwise": blockwise,
     "splash": splash,
+    "flash": flash,
 }
 
 

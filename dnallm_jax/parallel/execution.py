@@ -56,7 +56,8 @@ def choose(
 
 # The attention of each platform, and why.
 _ATTENTION = {
-    "tpu": ("splash", "a fused kernel; leaves out what the causal mask or a window hides")
+    "tpu": ("splash", "a fused kernel; leaves out what the causal mask or a window hides"),
+    "gpu": ("flash", "a fused kernel; leaves out what mask, window or segments hide"),
 }
 _ANYWHERE = ("blockwise", "plain XLA, memory linear in the row; no fused kernel for this platform")
 

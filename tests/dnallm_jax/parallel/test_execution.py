@@ -15,6 +15,8 @@ from dnallm_jax.parallel.mesh import describe, make_mesh, sharding
 from dnallm_jax.parallel.sharing import share_out
 from tests.dnallm_jax.tpus import described, tpu_compiler
 
+TRITON = "__gpu$xla.gpu.triton"
+
 
 @dataclasses.dataclass(frozen=True)
 class Device:
@@ -31,6 +33,8 @@ class Device:
     [
         ("cpu", "blockwise", "plain XLA, memory linear in the row"),
         ("tpu", "splash", "a fused kernel"),
+        ("gpu", "flash", "a fused kernel"),
+        ("axon", "blockwise", "plain XLA, memory linear in the row; no fused kernel"),
     ],
 )
 def test_a_platform_has_its_attention_and_the_header_says_why(
@@ -43,14 +47,15 @@ def test_a_platform_has_its_attention_and_the_header_says_why(
 
 
 def test_a_kernel_is_refused_where_it_does_not_run() -> None:
-    with pytest.raises(UserError) as error:
-        choose(attention="splash")
-    assert str(error.value) == (
-        "execution.attention splash is a kernel for tpu devices and these are cpu; set "
-        "--config.execution.attention=auto, or =blockwise"
-    )
-    device: Any = Device("tpu")
-    assert choose(attention="splash", device=device)[0].attention == "splash"
+    for kernel, platform in (("splash", "tpu"), ("flash", "gpu")):
+        with pytest.raises(UserError) as error:
+            choose(attention=kernel)
+        assert str(error.value) == (
+            f"execution.attention {kernel} is a kernel for {platform} devices and these are cpu; "
+            "set --config.execution.attention=auto, or =blockwise"
+        )
+        device: Any = Device(platform)
+        assert choose(attention=kernel, device=device)[0].attention == kernel
 
 
 def compiled(name: str, sizes: tuple[int, ...], devices: list[jax.Device]) -> str:
@@ -72,6 +77,21 @@ def compiled(name: str, sizes: tuple[int, ...], devices: list[jax.Device]) -> st
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     return gradient.lower(q, kv, kv, segment_ids).compile().as_text()
+
+
+def test_the_kernel_of_gpus_is_lowered_for_them() -> None:
+    def loss(q: jax.Array, kv: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        o = attention(q, kv, kv, segment_ids, window=100, backend="flash")
+        return jnp.sum(o.astype(jnp.float32))
+
+    heads = (jax.ShapeDtypeStruct((2, 200, heads, 32), "bfloat16") for heads in (4, 2))
+    exported = jax.export.export(
+        jax.jit(jax.grad(loss, argnums=(0, 1))),
+        platforms=["cuda"],
+        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(TRITON)],
+    )(*heads, jax.ShapeDtypeStruct((2, 200), "int32"))
+    # Forward, and backward for queries and for keys.
+    assert exported.mlir_module().count(f"@{TRITON}(") == 3
 
 
 @tpu_compiler

@@ -1,0 +1,325 @@
+"""How does attention run on a GPU? By a fused kernel, written in Pallas and compiled by Triton.
+
+The kernels at hand do not do: cuDNN's takes segments only as a bias of L x L numbers, and JAX's own
+in Pallas is given up. Here blocks of keys that a block of queries may not see, for their place or
+for their segments, are never read. The recurrences are those of FlashAttention-2 (Dao 2023,
+arXiv:2307.08691), as in blockwise.py; query heads that share a key head read it where it lies.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from dnallm_jax.model.reference import MASKED
+
+Residuals = tuple[Array, ...]  # what the forward pass keeps for the backward pass
+Refs = Any
+
+_LANES = 128  # rows are padded to a multiple of it, which all blocks divide
+_FORWARD = (128, 64)  # queries and keys of a block
+_BACKWARD = (64, 64)
+
+
+def _ranges(
+    segment_ids_BL: Array, rows: int, columns: int, causal: bool, window: int
+) -> tuple[Array, Array, Array, Array]:
+    """First and last + 1 block of keys for each block of queries; of queries for one of keys.
+
+    int32 [B, L / rows] twice, int32 [B, L / columns] twice. What lies in a range need not be seen,
+    but nothing outside is. Right for ids in any order; short where, as in packed rows, they ascend.
+    """
+
+    def least_and_most(size: int) -> tuple[Array, Array]:
+        ids = segment_ids_BL.reshape(segment_ids_BL.shape[0], -1, size)
+        least = jnp.where(ids > 0, ids, jnp.iinfo(jnp.int32).max).min(axis=-1)
+        return least, ids.max(axis=-1)
+
+    (q_least, q_most), (k_least, k_most) = least_and_most(rows), least_and_most(columns)
+    meet = (q_least[:, :, None] <= k_most[:, None, :]) & (k_least[:, None, :] <= q_most[:, :, None])
+    q_first, k_first = rows * jnp.arange(q_least.shape[1]), columns * jnp.arange(k_least.shape[1])
+    # How far back of its query a key lies, at least and at most.
+    least = q_first[:, None] - (k_first[None, :] + columns - 1)
+    most = q_first[:, None] + rows - 1 - k_first[None, :]
+    if causal:
+        meet &= most >= 0
+    if window:
+        meet &= (least < window) & (most > -window)
+
+    def first_and_end(meet: Array) -> tuple[Array, Array]:
+        first = jnp.argmax(meet, axis=-1)
+        end = meet.shape[-1] - jnp.argmax(meet[..., ::-1], axis=-1)
+        some = meet.any(axis=-1).astype(jnp.int32)
+        return some * first.astype(jnp.int32), some * end.astype(jnp.int32)
+
+    return *first_and_end(meet), *first_and_end(meet.swapaxes(1, 2))
+
+
+def _seen(ids: Array, other_ids: Array, back: Array, causal: bool, window: int) -> Array:
+    """bool[R, C] for a block of any two; `back` says how far back of its query each key lies."""
+    mask = (ids[:, None] == other_ids[None, :]) & (ids[:, None] > 0)
+    if causal:
+        mask &= back >= 0
+    if window:
+        mask &= (back < window) & (back > -window)
+    return mask
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+def _forward_kernel(
+    first_ref: Refs, end_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs,
+    o_ref: Refs, log_ref: Refs, *, causal: bool, window: int,
+) -> None:  # fmt: skip
+    rows, columns = _FORWARD
+    block = pl.program_id(0)
+    q, q_ids = q_ref[...], ids_ref[pl.ds(block * rows, rows)]
+    q_places = block * rows + jnp.arange(rows)
+
+    def visit(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        o, top, total = carry
+        keys = pl.ds(number * columns, columns)
+        back = q_places[:, None] - (number * columns + jnp.arange(columns))[None, :]
+        mask = _seen(q_ids, ids_ref[keys], back, causal, window)
+        s = jnp.where(mask, _dot(q, k_ref[keys, :].T), MASKED)
+        new_top = jnp.maximum(top, jnp.max(s, axis=1))
+        p = jnp.where(mask, jnp.exp(s - new_top[:, None]), 0.0)
+        kept = jnp.exp(top - new_top)
+        v = v_ref[keys, :]
+        o = o * kept[:, None] + _dot(p.astype(v.dtype), v)
+        return o, new_top, total * kept + jnp.sum(p, axis=1)
+
+    o, top, total = jax.lax.fori_loop(
+        first_ref[block],
+        end_ref[block],
+        visit,
+        (
+            jnp.zeros(q.shape, jnp.float32),
+            jnp.full([rows], MASKED, jnp.float32),
+            jnp.zeros([rows], jnp.float32),
+        ),
+    )
+    safe = jnp.where(total > 0, total, 1.0)
+    o_ref[...] = (o / safe[:, None]).astype(o_ref.dtype)
+    log_ref[...] = top + jnp.log(safe)
+
+
+def _queries_kernel(
+    first_ref: Refs, end_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs,
+    do_ref: Refs, log_ref: Refs, overlap_ref: Refs, dq_ref: Refs, *, causal: bool, window: int,
+) -> None:  # fmt: skip
+    """The gradient of a block of queries, from all keys that it saw."""
+    rows, columns = _BACKWARD
+    block = pl.program_id(0)
+    q, q_ids = q_ref[...], ids_ref[pl.ds(block * rows, rows)]
+    q_places = block * rows + jnp.arange(rows)
+    do, log, overlap = do_ref[...], log_ref[...], overlap_ref[...]
+
+    def visit(number: Array, dq: Array) -> Array:
+        keys = pl.ds(number * columns, columns)
+        back = q_places[:, None] - (number * columns + jnp.arange(columns))[None, :]
+        mask = _seen(q_ids, ids_ref[keys], back, causal, window)
+        k = k_ref[keys, :]
+        p = jnp.where(mask, jnp.exp(_dot(q, k.T) - log[:, None]), 0.0)
+        ds = p * (_dot(do, v_ref[keys, :].T) - overlap[:, None])
+        return dq + _dot(ds.astype(k.dtype), k)
+
+    dq = jax.lax.fori_loop(first_ref[block], end_ref[block], visit, jnp.zeros(q.shape, jnp.float32))
+    dq_ref[...] = dq.astype(dq_ref.dtype)
+
+
+def _keys_kernel(
+    first_ref: Refs, end_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs,
+    do_ref: Refs, log_ref: Refs, overlap_ref: Refs, dk_ref: Refs, dv_ref: Refs, *, causal: bool,
+    window: int,
+) -> None:  # fmt: skip
+    """The gradients of a block of keys and values, from all queries of all heads that saw them."""
+    rows, columns = _BACKWARD
+    block = pl.program_id(0)
+    k, v, k_ids = k_ref[...], v_ref[...], ids_ref[pl.ds(block * columns, columns)]
+    k_places = block * columns + jnp.arange(columns)
+
+    def visit(head: int, number: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        dk, dv = carry
+        queries = pl.ds(number * rows, rows)
+        back = (number * rows + jnp.arange(rows))[None, :] - k_places[:, None]
+        mask = _seen(k_ids, ids_ref[queries], back, causal, window)
+        q, do = q_ref[queries, head, :], do_ref[queries, head, :]
+        p = jnp.where(mask, jnp.exp(_dot(k, q.T) - log_ref[head, queries][None, :]), 0.0)
+        ds = p * (_dot(v, do.T) - overlap_ref[head, queries][None, :])
+        return dk + _dot(ds.astype(q.dtype), q), dv + _dot(p.astype(do.dtype), do)
+
+    gradients = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
+    for head in range(q_ref.shape[1]):
+        gradients = jax.lax.fori_loop(
+            first_ref[block], end_ref[block], functools.partial(visit, head), gradients
+        )
+    for ref, gradient in zip((dk_ref, dv_ref), gradients, strict=True):
+        ref[...] = gradient.astype(ref.dtype)
+
+
+# Parts of an array that one program reads or writes; its coordinates are (block, head, row).
+
+
+def _whole(*shape: int) -> pl.BlockSpec:
+    """Of [B, L]: a row."""
+    return pl.BlockSpec((None, *shape), lambda block, head, row: (row, 0))
+
+
+def _tokens(size: int, heads: int | None, width: int, *, of: int = 1) -> pl.BlockSpec:
+    """Of [B, L, heads, h]: the program's block, for one head or one group of heads."""
+    return pl.BlockSpec(
+        (None, size, heads, width),
+        lambda block, head, row: (row, block, jax.lax.div(head, jnp.int32(of)), 0),
+    )
+
+
+def _all_tokens(length: int, heads: int | None, width: int, *, of: int = 1) -> pl.BlockSpec:
+    """Of [B, L, heads, h]: a row's, for one head (that of query head // `of`) or one group."""
+    return pl.BlockSpec(
+        (None, length, heads, width),
+        lambda block, head, row: (row, 0, jax.lax.div(head, jnp.int32(of)), 0),
+    )
+
+
+def _call(kernel: Callable[..., None], warps: int, interpret: bool, **how: Any) -> Callable:
+    return pl.pallas_call(
+        kernel,
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=2),
+        interpret=interpret,
+        **how,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _flash(
+    q_BLHh: Array,
+    k_BLKh: Array,
+    v_BLKh: Array,
+    segment_ids_BL: Array,
+    causal: bool,
+    window: int,
+    interpret: bool,
+) -> Array:
+    return _flash_forward(q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, causal, window, interpret)[0]
+
+
+def _flash_forward(
+    q_BLHh: Array,
+    k_BLKh: Array,
+    v_BLKh: Array,
+    segment_ids_BL: Array,
+    causal: bool,
+    window: int,
+    interpret: bool,
+) -> tuple[Array, Residuals]:
+    B, L, H, h = q_BLHh.shape
+    rows, columns = _FORWARD
+    first, end, _, _ = _ranges(segment_ids_BL, rows, columns, causal, window)
+    keys = _all_tokens(L, None, h, of=H // k_BLKh.shape[2])
+    o_BLHh, log_BHL = _call(
+        functools.partial(_forward_kernel, causal=causal, window=window),
+        4 if h <= 64 else 8,
+        interpret,
+        grid=(L // rows, H, B),
+        in_specs=[
+            *(_whole(L // rows), _whole(L // rows)),
+            *(_tokens(rows, None, h), keys, keys, _whole(L)),
+        ],
+        out_specs=[
+            _tokens(rows, None, h),
+            pl.BlockSpec((None, None, rows), lambda block, head, row: (row, head, block)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct(q_BLHh.shape, v_BLKh.dtype),
+            jax.ShapeDtypeStruct((B, H, L), jnp.float32),
+        ],
+        name="attention",
+    )(first, end, q_BLHh, k_BLKh, v_BLKh, segment_ids_BL)
+    return o_BLHh, (q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, o_BLHh, log_BHL)
+
+
+def _flash_backward(
+    causal: bool, window: int, interpret: bool, residuals: Residuals, do_BLHh: Array
+) -> tuple[Array, Array, Array, None]:
+    q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, o_BLHh, log_BHL = residuals
+    (B, L, H, h), K = q_BLHh.shape, k_BLKh.shape[2]
+    rows, columns = _BACKWARD
+    overlap = jnp.sum(do_BLHh.astype(jnp.float32) * o_BLHh, axis=-1)
+    q_first, q_end, k_first, k_end = _ranges(segment_ids_BL, rows, columns, causal, window)
+    inputs = (q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, do_BLHh, log_BHL, overlap.swapaxes(1, 2))
+    warps = 4 if h <= 64 else 8
+    one, all_keys = _tokens(rows, None, h), _all_tokens(L, None, h, of=H // K)
+    of_block = pl.BlockSpec((None, None, rows), lambda block, head, row: (row, head, block))
+    dq_BLHh = _call(
+        functools.partial(_queries_kernel, causal=causal, window=window),
+        warps,
+        interpret,
+        grid=(L // rows, H, B),
+        in_specs=[
+            *(_whole(L // rows), _whole(L // rows)),
+            *(one, all_keys, all_keys, _whole(L), one, of_block, of_block),
+        ],
+        out_specs=one,
+        out_shape=jax.ShapeDtypeStruct(q_BLHh.shape, q_BLHh.dtype),
+        name="attention_queries",
+    )(q_first, q_end, *inputs)
+    one, group = _tokens(columns, None, h), _all_tokens(L, H // K, h)
+    of_group = pl.BlockSpec((None, H // K, L), lambda block, head, row: (row, head, 0))
+    dk_BLKh, dv_BLKh = _call(
+        functools.partial(_keys_kernel, causal=causal, window=window),
+        warps,
+        interpret,
+        grid=(L // columns, K, B),
+        in_specs=[
+            *(_whole(L // columns), _whole(L // columns)),
+            *(group, one, one, _whole(L), group, of_group, of_group),
+        ],
+        out_specs=[one, one],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BLKh, v_BLKh)],
+        name="attention_keys",
+    )(k_first, k_end, *inputs)
+    return dq_BLHh, dk_BLKh, dv_BLKh, None
+
+
+_flash.defvjp(_flash_forward, _flash_backward)
+
+
+def flash(
+    q_BLKGh: Array,
+    k_BLKh: Array,
+    v_BLKh: Array,
+    segment_ids_BL: Array,
+    *,
+    causal: bool,
+    window: int,
+    interpret: bool = False,
+) -> Array:
+    """Attention by the kernel, on rows padded to a multiple of 128 and heads to a power of two.
+
+    On several devices it runs inside `jax.shard_map`, on the rows and heads of one device. With
+    `interpret` the kernel's program is carried out step by step on any platform: for tests.
+    """
+    B, L, K, G, h = q_BLKGh.shape
+    length, width = -(-L // _LANES) * _LANES, max(16, pl.next_power_of_2(h))
+
+    def padded(x_BLXh: Array) -> Array:
+        return jnp.pad(x_BLXh, ((0, 0), (0, length - L), (0, 0), (0, width - h)))
+
+    o_BLHh = _flash(
+        padded(q_BLKGh.reshape(B, L, K * G, h)),
+        padded(k_BLKh),
+        padded(v_BLKh),
+        jnp.pad(segment_ids_BL, ((0, 0), (0, length - L))),
+        causal,
+        window,
+        interpret,
+    )
+    return o_BLHh[:, :L, :, :h].reshape(q_BLKGh.shape)
