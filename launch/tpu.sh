@@ -137,7 +137,8 @@ check_command() { # what is wrong with the command is better known before a slic
   for word in "${command[@]}"; do
     case $word in
       --platform=*) platform="" ;;
-      --workdir=*://*) mistake "$word is no folder; mount the bucket by --mount, and name the folder where it is mounted" ;;
+      --workdir=gs://*) ;;
+      --workdir=*://*) mistake "$word is neither a folder nor gs://BUCKET/PATH" ;;
       --config=*)
         path=${word#--config=}
         git cat-file -e "$commit:${path%%:*}" 2>/dev/null ||

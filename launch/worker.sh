@@ -12,7 +12,7 @@ stop() { # a mistake of the user's: exit code 2
 setup() { # [shell line that mounts the storage]: makes .venv; does nothing that is done already
   local name
   if [ -n "${1:-}" ]; then bash -c "$1" || stop "the --mount command failed: $1"; fi
-  if cmp -s requirements-tpu.txt .venv/requirements-tpu.txt; then return; fi
+  if cat requirements-tpu.txt requirements-cloud.txt | cmp -s - .venv/requirements; then return; fi
   # The system's Python may be too old for the project (3.10 on Ubuntu 22.04): uv brings one that is not.
   if ! VENV=.venv sh .ci/make-venv; then
     echo "taking Python 3.12 from uv"
@@ -21,11 +21,11 @@ setup() { # [shell line that mounts the storage]: makes .venv; does nothing that
     VENV=.venv PYTHON=$(python3 -m uv python find 3.12) sh .ci/make-venv
   fi
   # As the Makefile does it: the build tool first, for the one dependency that is published as source.
-  for name in build tpu; do
+  for name in build tpu cloud; do
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
       --no-build-isolation --use-pep517 -r "requirements-$name.txt"
   done
-  cp requirements-tpu.txt .venv/
+  cat requirements-tpu.txt requirements-cloud.txt >.venv/requirements
 }
 
 refuse_boot_disk() { # arguments of the command: a preemption deletes the boot disk, and the workdir with it
@@ -35,7 +35,7 @@ refuse_boot_disk() { # arguments of the command: a preemption deletes the boot d
     case $word in --workdir=*) folder=${word#--workdir=} ;; esac
     previous=$word
   done
-  [ -n "$folder" ] || return 0
+  case $folder in "" | gs://*) return 0 ;; esac
   previous=$folder
   while [ ! -e "$previous" ]; do previous=$(dirname "$previous"); done
   mounted=$(findmnt --noheadings --output TARGET --target "$previous")

@@ -92,8 +92,8 @@ def place(tmp_path: Path) -> Place:
     for name in ("dnallm_jax/commands/pretrain.py", "configs/genomes.py"):
         (repository / name).parent.mkdir(parents=True)
         (repository / name).write_text("")
-    for name in ("requirements-build.txt", "requirements-tpu.txt"):
-        (repository / name).write_text("# nothing\n")
+    for name in ("build", "tpu", "cloud"):
+        (repository / f"requirements-{name}.txt").write_text("# nothing\n")
     # -I -S: without the user's and the site's packages, Python starts in a fraction of the time.
     python = f"'{sys.executable}' -I -S"
     venv = f'#!/bin/sh\n[ "$1" = -m ] || exec {python} "$@"\n'
@@ -249,8 +249,8 @@ def test_settings_from_a_file(place: Place) -> None:
             "--config=configs/new.py is not in the commit HEAD",
         ),
         (
-            ["run", *WHERE, *SLICE, "--", "pretrain", "--workdir=gs://b/run"],
-            "--workdir=gs://b/run is no folder; mount the bucket by --mount",
+            ["run", *WHERE, *SLICE, "--", "pretrain", "--workdir=s3://b/run"],
+            "--workdir=s3://b/run is neither a folder nor gs://BUCKET/PATH",
         ),
         (["run", *WHERE, *SLICE, "pretrain"], "unexpected 'pretrain'"),
         (["run", *WHERE, *SLICE, "--node-count=two"], "--node-count=two is not a whole number"),
@@ -279,6 +279,18 @@ def test_a_workdir_on_the_boot_disk_is_refused(place: Place) -> None:
     assert "--workdir=runs/genomes is on the boot disk" in done.stderr
     assert place.state() == "ACTIVE"
     assert len(place.calls("create")) == 1
+
+
+def test_a_workdir_in_a_bucket_outlives_the_boot_disk(place: Place) -> None:
+    """Nothing is mounted, and nothing refused: the worker starts the command."""
+    executable(place.repository / ".venv/bin/python", '#!/bin/sh\necho "$@"\n')
+    for workdir, code in (("gs://lab/run", 0), ("runs/one", 2)):
+        line = ["bash", "launch/worker.sh", "start", "durable", "pretrain", f"--workdir={workdir}"]
+        done = subprocess.run(line, cwd=place.repository, env=place.environment, check=False)
+        assert done.returncode == code, workdir
+        subprocess.run(["flock", "run.lock", "true"], cwd=place.repository, check=True)
+    log = (place.repository / "run.log").read_text()
+    assert log == "main.py pretrain --workdir=gs://lab/run\n"
 
 
 # The loop
