@@ -11,6 +11,8 @@ from dnallm_jax.config.schema import (
     tokenizer_spec,
 )
 
+LORA_MATRICES = ("wq", "wk", "wv", "wo", "gate", "up", "down")  # those of model/adapters.py
+
 
 def check(c: Config) -> None:
     """UserError for settings that make no sense, alone or together."""
@@ -42,7 +44,27 @@ def check(c: Config) -> None:
         model.head_width % 2 == 0,
         f"model.head_width {model.head_width} must be even (rotary pairs)",
     )
-    one_of("finetune.pooling", "mean", "last")
+    one_of("finetune.pooling", "mean", "last", "attention")
+    one_of("finetune.train", "full", "head", "lora")
+    require(fine.lora.rank > 0, "finetune.lora.rank must be at least 1")
+    require(fine.lora.alpha > 0, "finetune.lora.alpha must be above 0")
+    require(
+        bool(fine.lora.matrices) and set(fine.lora.matrices) <= set(LORA_MATRICES),
+        f"finetune.lora.matrices {fine.lora.matrices} must be some of {', '.join(LORA_MATRICES)}",
+    )
+    require(
+        fine.train == "full" or (fine.backbone != "random" and not fine.freeze_steps),
+        f"finetune.train {fine.train} leaves the backbone as it is: set finetune.backbone to a "
+        "pre-trained one and finetune.freeze_steps to 0",
+    )
+    require(
+        fine.train == "full" or not fine.optimizer.base_width,
+        f"finetune.optimizer.base_width scales what finetune.train {fine.train} holds; set it to 0",
+    )
+    require(
+        0 < fine.layer_decay <= 1,
+        f"finetune.layer_decay is {fine.layer_decay}; choose more than 0, at most 1",
+    )
     one_of("finetune.view", "bases", "frames")
     require(
         fine.view != "frames"
@@ -55,7 +77,7 @@ def check(c: Config) -> None:
         one_of(f"execution.{key}", *known)
     for key in (
         *("corpus.validation_fraction", "contigs.validation_fraction", "pretrain.ema"),
-        *("finetune.mutate", "finetune.unknown", "composition.mutate"),
+        *("finetune.dropout", "finetune.mutate", "finetune.unknown", "composition.mutate"),
         *("composition.dropout", "composition.feature_dropout"),
     ):
         require(0 <= of(key) < 1, f"{key} is {of(key)}; choose 0 or more, less than 1")

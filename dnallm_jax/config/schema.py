@@ -146,11 +146,24 @@ class Pretrain:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters, where `finetune.train` is lora."""
+
+    rank: int = 8
+    alpha: float = 16.0  # what they add is times alpha / rank
+    matrices: tuple[str, ...] = ("wq", "wv")  # of each block: wq wk wv wo gate up down
+
+
+@dataclasses.dataclass(frozen=True)
 class Finetune:
     steps: int = 1000
     # "pretrain": this workdir's newest pre-training checkpoint; "random": none; else a folder.
     backbone: str = "pretrain"
+    train: str = "full"  # full | head | lora (the backbone's matrices stay, thin ones are added)
+    lora: Lora = dataclasses.field(default_factory=Lora)
     freeze_steps: int = 0  # first steps train the head alone
+    layer_decay: float = 1.0  # a block's learning rate is so many times that of the one above it
+    dropout: float = 0.0  # share of its inputs that the head does not see in training
     batch_tokens: int = 16_384  # a batch holds batch_tokens / (length in tokens) windows
     lengths: tuple[int, ...] = (300, 500, 1000, 3000)  # bases of a training window, one per batch
     length_weights: tuple[float, ...] = ()  # how often each is drawn; (): evenly
@@ -171,8 +184,8 @@ class Finetune:
     mutate: float = 0.0  # share of bases replaced at random, an augmentation
     unknown: float = 0.0  # share of bases hidden in runs of N of 1 to 100 bases, another
     view: str = "bases"  # bases (both strands) | frames (codons of the open reading frames)
-    pooling: str = "mean"  # mean | last
-    causal: bool = True
+    pooling: str = "mean"  # mean | last | attention (a mean with learned weights)
+    causal: bool = True  # False: every token sees all of its segment, whatever pre-training did
     optimizer: Optimizer = dataclasses.field(
         default_factory=lambda: Optimizer(learning_rate=5e-4, weight_decay=0.05)
     )

@@ -6,25 +6,37 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dnallm_jax.model.composition import dropped
 from dnallm_jax.model.gpt import Backbone, Execution, GPTSpec, Params, _param, _scale, hidden_states
 
-POOLINGS = ("mean", "last")
+POOLINGS = ("mean", "last", "attention")
 
 
 class Classifier(nnx.Module):
-    """The backbone of a GPT (no language-model head) and a binary head that starts at zero."""
+    """The backbone of a GPT (no language-model head) and a binary head that starts at zero.
 
-    def __init__(self, spec: GPTSpec, rngs: nnx.Rngs) -> None:
+    What attention looks for starts at zero too, so that it starts as the mean.
+    """
+
+    def __init__(self, spec: GPTSpec, rngs: nnx.Rngs, pooling: str = "mean") -> None:
         self.backbone = Backbone(spec, rngs)
+        if pooling == "attention":
+            self.pool_query = _param(rngs, (spec.width,), (None,), 0.0)
         self.head_norm = _scale((spec.width,))
         self.head_kernel = _param(rngs, (spec.width,), (None,), 0.0)
         self.head_bias = _param(rngs, (), (), 0.0)
 
 
-def pool(x_BLD: jax.Array, segment_ids_BL: jax.Array, pooling: str) -> jax.Array:
-    """float32 [B, D]: the mean over, or the last of, the tokens that are not padding.
+def pool(
+    x_BLD: jax.Array,
+    segment_ids_BL: jax.Array,
+    pooling: str,
+    query_D: jax.Array | None = None,
+) -> jax.Array:
+    """float32 [B, D]: a mean over the tokens that are not padding, or the last of them.
 
-    A row of nothing but padding gives zeros.
+    `attention` weighs them by a softmax of their products with one learned query. A row of nothing
+    but padding gives zeros.
     """
     valid_BL = (segment_ids_BL > 0).astype(jnp.float32)
     if pooling == "mean":
@@ -32,6 +44,9 @@ def pool(x_BLD: jax.Array, segment_ids_BL: jax.Array, pooling: str) -> jax.Array
     elif pooling == "last":
         index_L = jnp.arange(valid_BL.shape[1])
         weights_BL = (index_L == jnp.max(index_L * valid_BL, axis=1, keepdims=True)) * valid_BL
+    elif pooling == "attention" and query_D is not None:
+        likeness_BL = (x_BLD.astype(jnp.float32) @ query_D) * query_D.size**-0.5
+        weights_BL = jax.nn.softmax(jnp.where(valid_BL > 0, likeness_BL, -1e30), axis=1) * valid_BL
     else:
         raise ValueError(f"unknown pooling {pooling!r}; known: {', '.join(POOLINGS)}")
     return jnp.einsum("BLD,BL->BD", x_BLD.astype(jnp.float32), weights_BL)
@@ -52,14 +67,18 @@ def embeddings(
     x_BLD = hidden_states(
         p["backbone"], spec, run, tokens_BL, segment_ids_BL, positions_BL, causal=causal
     )
-    pooled_BD = pool(x_BLD, segment_ids_BL, pooling)
+    pooled_BD = pool(x_BLD, segment_ids_BL, pooling, p.get("pool_query"))
     centred = pooled_BD - pooled_BD.mean(axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
 
 
-def virus_logits(p: Params, *arguments: Any, **how: Any) -> jax.Array:
+def virus_logits(
+    p: Params, *arguments: Any, key: jax.Array | None = None, dropout: float = 0.0, **how: Any
+) -> jax.Array:
     """float32 [B]: the log-odds, before calibration, that each row is viral.
 
-    Arguments as of `embeddings`.
+    Other arguments as of `embeddings`. With a `key`, for training, the head does not see a random
+    share `dropout` of its inputs.
     """
-    return (embeddings(p, *arguments, **how) * p["head_norm"]) @ p["head_kernel"] + p["head_bias"]
+    seen_BD = dropped(embeddings(p, *arguments, **how) * p["head_norm"], key, 0, dropout)
+    return seen_BD @ p["head_kernel"] + p["head_bias"]

@@ -70,15 +70,15 @@ def composition_logits(
     mean, spread = map(jax.lax.stop_gradient, (p["feature_mean"], p["feature_spread"]))
     standard_BE = jnp.clip((jnp.sqrt(features_BE) - mean) / spread, -_FURTHEST, _FURTHEST)
     x_SBD = jnp.broadcast_to(standard_BE, (spec.networks, *standard_BE.shape))
-    x_SBD = _dropped(x_SBD, key, 0, spec.feature_dropout)
+    x_SBD = dropped(x_SBD, key, 0, spec.feature_dropout)
     for number in range(len(spec.widths)):
         y_SBD = jnp.einsum("SBE,SED->SBD", x_SBD, p[f"hidden_{number}"])
         x_SBD = jax.nn.gelu(y_SBD + p[f"bias_{number}"][:, None])
-        x_SBD = _dropped(x_SBD, key, number + 1, spec.dropout)
+        x_SBD = dropped(x_SBD, key, number + 1, spec.dropout)
     return jnp.einsum("SBD,SD->SB", x_SBD, p["head_kernel"]) + p["head_bias"][:, None]
 
 
-def _dropped(x: jax.Array, key: jax.Array | None, place: int, share: float) -> jax.Array:
+def dropped(x: jax.Array, key: jax.Array | None, place: int, share: float) -> jax.Array:
     """x with a random share of its values zeroed and the others grown to make up for it."""
     if key is None or not share:
         return x

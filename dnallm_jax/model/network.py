@@ -1,5 +1,6 @@
 """What do training and scoring need of a classifier? Three functions, whatever is inside."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,9 @@ class Network:
       description: JSON values from which the network can be made again.
       embeddings: (parameters, batch) -> float32 [B, D], what the last layer reads; None where that
         is no summary of a sequence.
+      held: top-level parameters that training does not move.
+      finished: trained parameters -> those of the network that `description` describes, where
+        these are not the same.
     """
 
     initialise: Callable[[int], Params]
@@ -33,19 +37,41 @@ class Network:
     logits: Callable[[Params, Batch], jax.Array]
     description: dict[str, Any]
     embeddings: Callable[[Params, Batch], jax.Array] | None = None
+    held: tuple[str, ...] = ()
+    finished: Callable[[Params], Params] | None = None
 
 
-def gpt_network(spec: GPTSpec, run: Execution, *, pooling: str, causal: bool) -> Network:
-    """A GPT's backbone under a binary head; reads `tokens`, `segment_ids` and `positions`."""
+def gpt_network(
+    spec: GPTSpec,
+    run: Execution,
+    *,
+    pooling: str,
+    causal: bool,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Network:
+    """A GPT's backbone under a binary head; reads `tokens`, `segment_ids` and `positions`.
 
-    def applied(function: Callable[..., jax.Array], p: Params, batch: Batch) -> jax.Array:
+    Args:
+      dropout: the share of the head's inputs that it does not see in training.
+      seed: of what is dropped.
+    """
+    module = functools.partial(Classifier, pooling=pooling)
+
+    def applied(
+        function: Callable[..., jax.Array], p: Params, batch: Batch, **how: Any
+    ) -> jax.Array:
         read = (batch[name] for name in ("tokens", "segment_ids", "positions"))
-        return function(p, spec, run, *read, pooling=pooling, causal=causal)
+        return function(p, spec, run, *read, pooling=pooling, causal=causal, **how)
+
+    def logits(p: Params, batch: Batch) -> jax.Array:
+        how = {"key": _of_step(seed, batch), "dropout": dropout} if dropout else {}
+        return applied(virus_logits, p, batch, **how)[None]
 
     return Network(
-        initialise=lambda seed: initialise(Classifier, spec, seed=seed),
-        axes=logical_axes(Classifier, spec),
-        logits=lambda p, batch: applied(virus_logits, p, batch)[None],
+        initialise=lambda seed: initialise(module, spec, seed=seed),
+        axes=logical_axes(module, spec),
+        logits=logits,
         description={"kind": "gpt", **asdict(spec), "pooling": pooling, "causal": causal},
         embeddings=lambda p, batch: applied(embeddings, p, batch),
     )
@@ -65,10 +91,7 @@ def composition_network(
         return {**initialise(Perceptrons, spec, seed=start), **(standard or {})}
 
     def logits(p: Params, batch: Batch) -> jax.Array:
-        key = None
-        if "step" in batch:
-            key = jax.random.fold_in(jax.random.key(seed), batch["step"])
-        return composition_logits(p, spec, batch["features"], key=key)
+        return composition_logits(p, spec, batch["features"], key=_of_step(seed, batch))
 
     return Network(
         initialise=make,
@@ -76,6 +99,13 @@ def composition_network(
         logits=logits,
         description={"kind": "composition", **asdict(spec)},
     )
+
+
+def _of_step(seed: int, batch: Batch) -> jax.Array | None:
+    """The key of what is random about a batch that is trained on; None for one that is not."""
+    if "step" not in batch:
+        return None
+    return jax.random.fold_in(jax.random.key(seed), batch["step"])
 
 
 def make_network(description: Mapping[str, Any], run: Execution) -> Network:

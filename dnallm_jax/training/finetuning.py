@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from data_pipeline import loader
@@ -46,6 +47,8 @@ def program(settings: Finetune, network: Network, mesh: Mesh) -> step.Program:
             settings.steps,
             frozen="backbone",
             frozen_steps=settings.freeze_steps,
+            held=network.held,
+            layer_decay=settings.layer_decay,
         ),
         functools.partial(objectives.virus, logits=network.logits),
         skip=settings.on_bad_step == "skip",
@@ -87,6 +90,7 @@ def finetune(
         member.backbone,
     )
     origin = _origin(backbone)
+    finished = jax.jit(network.finished) if network.finished else _as_they_are
     identity = {
         "network": json.loads(json.dumps(network.description)),
         "finetune": to_dict(settings),
@@ -184,7 +188,7 @@ def finetune(
                     "accuracy": total["correct"] / max(total["weight"], 1.0),
                 },
                 headline=lambda m: f"loss {m['loss']:.4f} (uniform {math.log(2):.4f})",
-                evaluate=lambda state: validate(state["params"]),
+                evaluate=lambda state: validate(finished(state["params"])),
                 save=save,
                 asked_to_stop=asked_to_stop,
                 telemetry=telemetry,
@@ -223,7 +227,11 @@ def finetune(
         "config_digest": digest(config),
         "versions": versions(),
     }
-    return best["params"], provenance
+    return finished(best["params"]), provenance
+
+
+def _as_they_are(params: Params) -> Params:
+    return params
 
 
 def _origin(backbone: pathlib.Path | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.tokenizers import from_spec
 from data_pipeline.views import Bases, Composition, Frames, View, make_view
 from dnallm_jax.config import Config, Finetune, gpt_spec, tokenizer_spec
+from dnallm_jax.model import adapters
 from dnallm_jax.model.composition import CompositionSpec, standardisation
 from dnallm_jax.model.gpt import Execution, GPTSpec
 from dnallm_jax.model.network import Network, composition_network, gpt_network
@@ -51,13 +52,33 @@ def gpt_member(config: Config, mesh: Mesh, run: Execution, backbone: pathlib.Pat
     if backbone is not None:
         check_backbone(backbone, spec, tokenizer)
     row, causal = view.row_length(max(settings.lengths)), settings.causal
+    forward_only = settings.train == "head"  # there is no backward pass through the blocks
+    formula = FORMULA.replace("3 x", "1 x", 1) if forward_only else FORMULA
+    network = gpt_network(
+        spec,
+        run,
+        pooling=settings.pooling,
+        causal=causal,
+        dropout=settings.dropout,
+        seed=settings.seed,
+    )
+    if settings.train == "head":
+        network = adapters.head_only(network)
+    elif settings.train == "lora":
+        network = adapters.adapted(network, adapters.AdapterSpec(**vars(settings.lora)))
     return Member(
         name="gpt",
-        network=gpt_network(spec, run, pooling=settings.pooling, causal=causal),
+        network=network,
         view=view,
         settings=settings,
-        flops_per_token=flops_per_token(spec, row, causal=causal, language_model=False),
-        formula=FORMULA if causal else FORMULA.replace("row/2", "row"),
+        flops_per_token=flops_per_token(
+            spec,
+            row,
+            causal=causal,
+            language_model=False,
+            training=not forward_only,
+        ),
+        formula=formula if causal else formula.replace("row/2", "row"),
         backbone=backbone,
     )
 

@@ -1,5 +1,7 @@
 """How do gradients move parameters? Clipped AdamW or Muon: warm-up, decay, masked decay."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -58,7 +60,7 @@ def decayed(params: Params) -> Params:
 
     Stacked norms have a layer axis too, so the name decides, not the number of axes.
     """
-    undecayed = (*_NARROW, "head_kernel")
+    undecayed = (*_NARROW, "head_kernel", "pool_query")
 
     def is_decayed(path: tuple, _: jax.Array) -> bool:
         return not any(word in jax.tree_util.keystr(path) for word in undecayed)
@@ -67,12 +69,22 @@ def decayed(params: Params) -> Params:
 
 
 def make_optimizer(
-    o: Optimizer, steps: int, *, frozen: str = "", frozen_steps: int = 0
+    o: Optimizer,
+    steps: int,
+    *,
+    frozen: str = "",
+    frozen_steps: int = 0,
+    held: Sequence[str] = (),
+    layer_decay: float = 1.0,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) or Muon on clipped gradients.
 
     For the first `frozen_steps` updates the parameters under the top-level key `frozen` do not
-    move; their gradients still count in the norm that is clipped, and in the moments.
+    move; their gradients still count in the norm that is clipped, and in the moments. Those under
+    the keys `held` never move, and have no moments.
+
+    Below 1, `layer_decay` makes each block's learning rate that many times the one of the block
+    above it, the head's being the whole one (Howard & Ruder 2018; Clark et al. 2020).
     """
     rate = schedule(o, steps)
     if o.name == "muon":
@@ -87,7 +99,19 @@ def make_optimizer(
     else:
         moved = optax.adamw(rate, o.beta1, o.beta2, weight_decay=o.weight_decay, mask=decayed)
     tx = optax.chain(optax.clip_by_global_norm(o.clip), moved)
-    return optax.chain(tx, _hold(frozen, frozen_steps)) if frozen_steps else tx
+    if layer_decay < 1:
+        tx = optax.chain(tx, _by_layer(layer_decay))
+    if frozen_steps:
+        tx = optax.chain(tx, _hold(frozen, frozen_steps))
+    if held:
+        tx = optax.partition(
+            {True: optax.set_to_zero(), False: tx},
+            lambda params: {
+                key: jax.tree.map(lambda _, key=key: key in held, value)
+                for key, value in params.items()
+            },
+        )
+    return tx
 
 
 # Matrices of blocks [layer, ...]: the axes that each sums over, and those of what it gives.
@@ -153,6 +177,32 @@ def _muon(o: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
         optax.add_decayed_weights(-o.weight_decay, decayed),
         optax.scale_by_schedule(rate),
     )
+
+
+def _by_layer(decay: float) -> optax.GradientTransformation:
+    """Shrinks what comes below the head: block n of N by decay^(N - n), the embedding by one more.
+
+    What belongs to all blocks is stacked, [N, ...]; the final norm belongs to the head.
+    """
+
+    def by_layer(updates: Params, _: Params | None) -> Params:
+        layers = max((len(leaf) for leaf in jax.tree.leaves(_stacked(updates))), default=0)
+
+        def scaled(path: tuple, update: jax.Array) -> jax.Array:
+            names = [key.key for key in path]
+            if "blocks" in names or "adapters" in names:
+                rates = decay ** (layers - jnp.arange(layers))
+                return update * rates.reshape(-1, *[1] * (update.ndim - 1))
+            return update * decay ** (layers + 1) if "embedding" in names[-1] else update
+
+        return jax.tree_util.tree_map_with_path(scaled, updates)
+
+    return optax.stateless(by_layer)
+
+
+def _stacked(updates: Params) -> Params:
+    """What has one part for each block."""
+    return {"blocks": updates["backbone"]["blocks"], "adapters": updates.get("adapters", {})}
 
 
 def _hold(key: str, steps: int) -> optax.GradientTransformation:

@@ -48,7 +48,9 @@ def composition_settings(config: Config) -> Finetune:
     return replace(
         config.finetune,
         backbone="random",
+        train="full",
         freeze_steps=0,
+        layer_decay=1.0,
         view=Composition.name,
         batch_tokens=chosen.batch_windows * Composition().row_length(0),
         length_weights=(),

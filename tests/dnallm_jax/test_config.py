@@ -18,6 +18,8 @@ from data_pipeline.frames import Codon
 from data_pipeline.tokenizers import Kmer, from_spec
 from dnallm_jax import config
 from dnallm_jax.config import Config, default_config, differences, digest, resolve, to_dict
+from dnallm_jax.config.checks import LORA_MATRICES
+from dnallm_jax.model.adapters import MATRICES
 from dnallm_jax.model.attention import BACKENDS
 from dnallm_jax.model.classifier import POOLINGS
 from dnallm_jax.model.gpt import GPT, REMAT, initialise
@@ -105,7 +107,17 @@ CLASHES = [
     ({"model__kv_heads": 0}, "model.kv_heads is 0; it must be 1 or more"),
     ({"model__layers": -1}, "model.layers is -1; it must be 1 or more"),
     ({"model__head_width": 7}, "model.head_width 7 must be even (rotary pairs)"),
-    ({"finetune__pooling": "max"}, "finetune.pooling 'max' is not mean or last"),
+    ({"finetune__pooling": "max"}, "finetune.pooling 'max' is not one of mean, last, attention"),
+    ({"finetune__train": "some"}, "finetune.train 'some' is not one of full, head, lora"),
+    ({"finetune__train": "lora", "finetune__backbone": "random"},
+     "finetune.train lora leaves the backbone as it is: set finetune.backbone to a pre-trained one "
+     "and finetune.freeze_steps to 0"),
+    ({"finetune__lora__matrices": ("wq", "wx")},
+     "finetune.lora.matrices ('wq', 'wx') must be some of wq, wk, wv, wo, gate, up, down"),
+    ({"finetune__lora__rank": 0}, "finetune.lora.rank must be at least 1"),
+    ({"finetune__layer_decay": 0.0},
+     "finetune.layer_decay is 0.0; choose more than 0, at most 1"),
+    ({"finetune__dropout": 1.0}, "finetune.dropout is 1.0; choose 0 or more, less than 1"),
     ({"finetune__view": "codons"}, "finetune.view 'codons' is not bases or frames"),
     ({"finetune__view": "frames"},
      "finetune.view frames reads codons: set tokenizer.name to codon, or to kmer and "
@@ -179,6 +191,7 @@ def test_frames_go_with_codons() -> None:
 def test_what_can_be_chosen_is_what_exists() -> None:
     assert set(config.EXECUTION_CHOICES["attention"]) == {"auto", *BACKENDS}
     assert config.EXECUTION_CHOICES["remat"] == tuple(REMAT)
+    assert tuple(MATRICES) == LORA_MATRICES
     for pooling in POOLINGS:
         resolve(changed(finetune__pooling=pooling))
     assert from_spec(config.tokenizer_spec(config.Tokenizer("kmer", 4))) == Kmer(4)

@@ -11,6 +11,7 @@ import pytest
 from dnallm_jax.model import classifier, gpt
 from dnallm_jax.model.classifier import POOLINGS, Classifier, pool, virus_logits
 from dnallm_jax.model.gpt import Params
+from dnallm_jax.model.network import gpt_network
 from tests.dnallm_jax.tiny import RUN, SPEC, fresh_params, numpy_params, packed, quick_jit
 
 LENGTH = 64
@@ -18,7 +19,8 @@ LENGTH = 64
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return numpy_params(Classifier)
+    """With what attention looks for, which the other poolings do not read."""
+    return numpy_params(functools.partial(Classifier, pooling="attention"))
 
 
 @functools.cache
@@ -38,15 +40,27 @@ def test_pooling_is_over_what_is_not_padding() -> None:
     ids = np.array(
         [[1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], np.int32
     )
-    mean, last = (np.asarray(pool(jnp.asarray(x), jnp.asarray(ids), how)) for how in POOLINGS)
+    mean, last = (np.asarray(pool(jnp.asarray(x), jnp.asarray(ids), how)) for how in POOLINGS[:2])
     for row, tokens in enumerate([4, 6, 1]):
         np.testing.assert_allclose(mean[row], x[row, :tokens].mean(axis=0), rtol=0, atol=1e-6)
         np.testing.assert_allclose(last[row], x[row, tokens - 1], rtol=0, atol=0)
     assert not mean[3].any()
     assert not last[3].any()
     assert pool(jnp.asarray(x, jnp.bfloat16), jnp.asarray(ids), "mean").dtype == jnp.float32
-    with pytest.raises(ValueError, match="unknown pooling 'max'; known: mean, last"):
+    with pytest.raises(ValueError, match="unknown pooling 'max'; known: mean, last, attention"):
         pool(jnp.asarray(x), jnp.asarray(ids), "max")
+
+
+def test_attention_is_a_mean_weighted_by_likeness_to_the_query() -> None:
+    x = np.random.default_rng(1).standard_normal((2, 5, 4)).astype(np.float32)
+    ids = np.array([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]], np.int32)
+    query = np.array([1.0, -2.0, 0.5, 3.0], np.float32)
+    found = np.asarray(pool(jnp.asarray(x), jnp.asarray(ids), "attention", jnp.asarray(query)))
+    heavy = np.exp(x[0, :3] @ query / 2)
+    np.testing.assert_allclose(found[0], heavy @ x[0, :3] / heavy.sum(), rtol=0, atol=1e-6)
+    assert not found[1].any()
+    start = pool(jnp.asarray(x), jnp.asarray(ids), "attention", jnp.zeros(4))
+    np.testing.assert_allclose(np.asarray(start)[0], x[0, :3].mean(axis=0), rtol=0, atol=1e-6)
 
 
 def padding_matters(params: Params, pooling: str, causal: bool) -> bool:
@@ -62,13 +76,15 @@ def padding_matters(params: Params, pooling: str, causal: bool) -> bool:
     )
 
 
-@pytest.mark.parametrize(("pooling", "causal"), [("mean", True), ("last", True), ("mean", False)])
+@pytest.mark.parametrize(
+    ("pooling", "causal"), [("mean", True), ("last", True), ("mean", False), ("attention", False)]
+)
 def test_padding_does_not_matter(params: Params, pooling: str, causal: bool) -> None:
     assert not padding_matters(params, pooling, causal)
 
 
 def test_pooling_over_padding_is_caught(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "pool", lambda x, ids, pooling: x.mean(axis=1))
+    monkeypatch.setattr(classifier, "pool", lambda x, ids, pooling, query: x.mean(axis=1))
     compiled.cache_clear()
     assert padding_matters(params, "mean", True)
     compiled.cache_clear()
@@ -90,7 +106,7 @@ def test_a_row_of_padding_is_finite_and_so_is_its_gradient(params: Params) -> No
 
     def total(p: Params) -> jax.Array:
         arrays = (batch[key] for key in ("tokens", "segment_ids", "positions"))
-        return virus_logits(p, SPEC, RUN, *arrays).sum()
+        return virus_logits(p, SPEC, RUN, *arrays, pooling="attention").sum()
 
     value, gradient = quick_jit(jax.value_and_grad(total))(params)
     assert np.isfinite(value)
@@ -99,3 +115,13 @@ def test_a_row_of_padding_is_finite_and_so_is_its_gradient(params: Params) -> No
 
 def test_a_new_head_says_nothing() -> None:
     assert not call(fresh_params(Classifier), packed([[20, 15], [50]], LENGTH), "mean", True).any()
+
+
+def test_dropout_hides_inputs_of_the_head_in_training_alone(params: Params) -> None:
+    network = gpt_network(SPEC, RUN, pooling="mean", causal=True, dropout=0.5, seed=1)
+    hiding = quick_jit(network.logits)
+    batch = packed([[20, 15], [50]], LENGTH)
+    first, again, later = (hiding(params, {**batch, "step": jnp.int32(n)}) for n in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(np.asarray(first) - np.asarray(later)).max() > 1e-3
+    np.testing.assert_array_equal(hiding(params, batch)[0], call(params, batch, "mean", True))

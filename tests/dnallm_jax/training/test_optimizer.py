@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -212,3 +213,60 @@ def test_the_header_says_where_the_learning_rate_turns() -> None:
     assert described(Optimizer(), 1000)[0] == (
         "adamw: learning rate up to 0.001 in 100 steps, down along a cosine to 0.0001"
     )
+
+
+# What is held, and rates by layer
+
+
+def with_adapters() -> Params:
+    both = {"a": jnp.ones((2, 3, 1)), "b": jnp.ones((2, 1, 4))}
+    return {**small_params(), "adapters": {"wq": both}}
+
+
+def after(tx: optax.GradientTransformation, params: Params, steps: int = 3) -> tuple[Params, Any]:
+    """Parameters and state after some updates with constant gradients."""
+    state, update = tx.init(params), quick_jit(tx.update)
+    for _ in range(steps):
+        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_what_is_held_never_moves_and_has_no_moments(name: str) -> None:
+    params, o = with_adapters(), dataclasses.replace(CONSTANT, name=name)
+    held, state = after(make_optimizer(o, 10, held=("backbone",)), params)
+    steps = moved(params, held)
+    assert not any(step for key, step in steps.items() if key.startswith("backbone"))
+    assert all(step for key, step in steps.items() if not key.startswith("backbone"))
+    trained = sum(leaf.size for key, leaf in names(params).items() if "backbone" not in key)
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+    assert moments == 2 * trained + 3 * (name == "muon")  # whose state has three coefficients
+    free, full = after(make_optimizer(o, 10), params)
+    assert all(moved(params, free).values()), "planted: nothing is held"
+    assert sum(leaf.size for leaf in jax.tree.leaves(full) if leaf.ndim) > moments
+
+
+def test_the_norm_that_is_clipped_is_of_what_is_trained() -> None:
+    params, o = small_params(), dataclasses.replace(CONSTANT, clip=3.0)
+    _, state = after(make_optimizer(o, 10, held=("backbone",)), params, steps=1)
+    first = jax.tree.leaves(optax.tree.get(state, "mu"))
+    np.testing.assert_allclose(first[0], 1 - o.beta1, rtol=1e-5)  # of norm 3^0.5: whole
+
+
+def test_lower_layers_learn_more_slowly() -> None:
+    params = with_adapters()
+    o = dataclasses.replace(CONSTANT, weight_decay=0.0)
+    plain = names(after(make_optimizer(o, 10), params)[0])
+    slower = names(after(make_optimizer(o, 10, layer_decay=0.5), params)[0])
+    start = names(params)
+    shares = {key: (slower[key] - start[key]) / (plain[key] - start[key]) for key in start}
+    np.testing.assert_allclose(shares["head_kernel"], 1.0, rtol=1e-4)
+    np.testing.assert_allclose(shares["backbone/embedding"], 0.125, rtol=1e-4)
+    for key in ("backbone/blocks/wq", "adapters/wq/a", "adapters/wq/b"):
+        np.testing.assert_allclose(shares[key][0], 0.25, rtol=1e-4)
+        np.testing.assert_allclose(shares[key][1], 0.5, rtol=1e-4)
+    held = make_optimizer(o, 10, held=("backbone",), layer_decay=0.5)
+    alone = names(after(held, params)[0])
+    for key in ("adapters/wq/a", "head_kernel"):
+        np.testing.assert_array_equal(alone[key], slower[key])
