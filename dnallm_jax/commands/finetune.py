@@ -3,12 +3,14 @@
                                [--profile=10:15]
 
 Restores the backbone of the pre-training checkpoint in DIR/pretrain (or config.finetune.backbone:
-another pretrain folder, or "random"), puts a binary head on it and trains it on the labelled
-records that `prepare` wrote to DIR/data/contigs. With config.composition.steps, small networks on
-k-mers and open reading frames are trained first, and joined to it. Of each the step with the best
-validation average precision is taken, calibrated on the validation contigs and written to
-DIR/bundle, without a language-model head. Started again, it goes on from the last whole checkpoint;
-stopped and started on many hosts as `pretrain` is.
+another pretrain folder, or "random"), puts a binary head on it and trains it (all of it, its head,
+or low-rank adapters: config.finetune.train) on the labelled records that `prepare` wrote to
+DIR/data/contigs. With config.composition.steps, small networks on k-mers and open reading frames
+are trained first, and joined to it. Of each the step with the best validation average precision is
+taken, calibrated on the validation contigs and written to DIR/bundle, without a language-model
+head. With config.finetune.seeds=3 three GPTs are trained, their mean and spread are told, and the
+best one (config.finetune.ensemble: all) is taken. Started again, it goes on from the last whole
+checkpoint; stopped and started on many hosts as `pretrain` is.
 
 --dry-run trains nothing: it prints what the records hold, what windows of which lengths would be
 drawn from them, and how often each group is read under the balance keys.
@@ -18,11 +20,11 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from dnallm_jax.commands import common
+from dnallm_jax.commands import common, training
 from dnallm_jax.config import Config
 
 if TYPE_CHECKING:
@@ -52,79 +54,43 @@ def run(arguments: list[str]) -> None:
 
 
 def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
-    from data_pipeline.contigs import open_contigs
-    from dnallm_jax.config import tokenizer_spec
-    from dnallm_jax.evaluation.metrics import point_metrics
-    from dnallm_jax.model.gpt import Params
     from dnallm_jax.parallel import hosts
-    from dnallm_jax.parallel.execution import choose, on_mesh
-    from dnallm_jax.parallel.mesh import make_mesh
-    from dnallm_jax.planning.flops import device_peak
     from dnallm_jax.scoring import bundle
     from dnallm_jax.scoring.joint import JointScorer
-    from dnallm_jax.scoring.scorer import Scorer
-    from dnallm_jax.training import checkpoints, finetuning, members, pretraining, storage
+    from dnallm_jax.training import seeds
 
-    settings = config.finetune
-    contigs = hosts.together(lambda: open_contigs(str(workdir / common.CONTIGS)))
-    mesh = make_mesh(**vars(config.mesh))
-    execution, reasons = choose(**vars(config.execution))
-    backbone = None
-    if settings.backbone != "random":
-        given = settings.backbone
-        folder = workdir / common.PRETRAIN if given == "pretrain" else storage.folder(given)
-        known = folder / pretraining.CHECKPOINTS
-        backbone = storage.folder(hosts.from_main(lambda: str(checkpoints.newest_whole(known))))
-    gpt = members.gpt_member(config, mesh, on_mesh(execution, mesh), backbone)
-    score = config.score
-    parts: list[tuple[members.Member, str, dict[str, Any] | None, tuple[int, int]]] = []
+    opened = training.open_workdir(config, workdir)
+    members: dict[str, training.Trained] = {}
     if config.composition.steps:
-        composition = members.composition_member(config, contigs)
-        parts.append((composition, common.COMPOSITION, None, (config.composition.window, 0)))
-    cut = (score.window, score.overlap)
-    parts.append((gpt, common.FINETUNE, tokenizer_spec(config.tokenizer), cut))
-
-    trained: dict[str, Params] = {}
-    readings, scorers = {}, {}
-    provenance: dict[str, dict[str, Any]] = {}
-    for member, name, tokenizer, cut in parts:
-        reading = bundle.Reading(member.network.description, tokenizer, member.view.name, *cut)
-        scorer = bundle.make_scorer(None, reading, execution, mesh, batch_tokens=score.batch_tokens)
-
-        def validate(params: Params, scorer: Scorer = scorer) -> dict[str, float]:
-            table = bundle.predict(scorer.of(params), contigs, "validation", settings.eval_contigs)
-            names = ("average_precision", "auroc")
-            values = point_metrics(table["label"], table["logit"], names, None)
-            return {f"validation_{name}": value for name, value in values.items()}
-
-        trained[member.name], provenance[member.name] = finetuning.finetune(
-            config,
-            contigs,
-            workdir / name,
-            member,
-            mesh=mesh,
-            validate=validate,
-            peak=device_peak(),
-            reasons=reasons,
-            observed=observed,
-        )
+        folder = workdir / common.COMPOSITION
+        members["composition"] = training.train_composition(opened, config, folder, observed)
         observed = dataclasses.replace(observed, begun=time.perf_counter())  # of the next one
-        readings[member.name] = reading
-        scorers[member.name] = scorer.of(trained[member.name])
+    gpts = {}
+    for seed, own, name in seeds.runs(config, common.FINETUNE):
+        gpts[seed] = training.train_gpt(opened, own, workdir / name, observed)
+        observed = dataclasses.replace(observed, begun=time.perf_counter())
+    best, several = seeds.compare({seed: gpt.provenance for seed, gpt in gpts.items()})
+    members["gpt"] = gpts.pop(best)
+    if config.finetune.ensemble:
+        members |= {f"gpt_seed{seed}": gpt for seed, gpt in gpts.items()}
+    scorer = JointScorer({name: member.scorer for name, member in members.items()})
     evaluation = bundle.write_bundle(
         workdir / common.BUNDLE,
-        trained,
-        readings,
-        bundle.predict(JointScorer(scorers), contigs, "validation"),
-        false_positive_rate=score.false_positive_rate,
+        {name: member.params for name, member in members.items()},
+        {name: member.reading for name, member in members.items()},
+        bundle.predict(scorer, opened.contigs, "validation"),
+        false_positive_rate=config.score.false_positive_rate,
         provenance={
-            **provenance[gpt.name],
-            "steps_taken": {name: known["step"] for name, known in provenance.items()},
+            **members["gpt"].provenance,
+            **({"seeds": several} if several else {}),
+            "steps_taken": {name: member.provenance["step"] for name, member in members.items()},
         },
     )
     auroc = evaluation["overall"]["auroc"]
     if not hosts.is_main():
         return
+    for line in seeds.lines(several):
+        print(line)
     print(
         f"{workdir / common.BUNDLE}: validation AUROC {auroc['value']:.4f} "
         f"({auroc['low']:.4f} to {auroc['high']:.4f})"

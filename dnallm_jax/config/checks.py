@@ -99,6 +99,7 @@ def check(c: Config) -> None:
         "of finetune.lengths, or 0 for windows of these lengths only",
     )
     one_of("finetune.strands", "both", "forward")
+    require(fine.patience >= 0, "finetune.patience must be 0 (none) or more")
     require(composition.steps >= 0, "composition.steps must be 0 (the GPT alone) or more")
     require(
         bool(composition.widths) and min(composition.widths) > 0,
@@ -118,7 +119,7 @@ def check(c: Config) -> None:
             "composition.networks",
         ),
         *("composition.window", "score.window", "score.batch_tokens"),
-        *("pretrain.steps", "finetune.steps"),
+        *("pretrain.steps", "finetune.steps", "finetune.seeds"),
     ):
         require(of(key) > 0, f"{key} must be at least 1")
     multiple("pretrain.batch_rows", "pretrain.accumulate")

@@ -192,12 +192,16 @@ class Finetune:
     log_every: int = 10
     eval_every: int = 200
     eval_contigs: int = 0  # 0: the whole validation split
-    save_every: int = 200
+    # So many evaluations without a better average precision end the training; 0: none do.
+    patience: int = 0
+    save_every: int = 200  # the best evaluated so far is saved in any case
     keep: int = 2
     keep_every: int = 0  # these three as in pretrain
     spike: float = 0.0
     on_bad_step: str = "stop"
     seed: int = 0
+    seeds: int = 1  # GPTs trained from so many seeds, `seed` and those after it ...
+    ensemble: bool = False  # ... all of them in the bundle, joined; else the best
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,7 @@ def finetune(
     peak: Peak,
     reasons: Sequence[str] = (),
     observed: Observed = NOTHING,
+    on_evaluation: Callable[[int, float], None] | None = None,
 ) -> tuple[Params, dict[str, Any]]:
     """Trains one member to its last step, from the newest checkpoint if there is one.
 
@@ -75,6 +76,7 @@ def finetune(
       peak: what a share of it is called MFU.
       reasons: why the network runs as it does, for the header.
       observed: what the command line said about watching this run.
+      on_evaluation: see `loop.train`.
 
     Returns:
       The parameters of the best step, and the provenance of the run for the bundle's manifest.
@@ -149,6 +151,8 @@ def finetune(
             for batch in loader.stream(windows, start=start):
                 yield meshes.to_device(batch, mesh)
 
+        saved: list[int] = []
+
         def save(progress: Progress, state: step.TrainState, metrics: dict[str, float]) -> None:
             number = progress.step
             manifest = {
@@ -162,6 +166,7 @@ def finetune(
             }
             passing = number % settings.save_every > 0 and number < settings.steps
             telemetry.keep()
+            saved.append(number)
             checkpoints.save(number, state, manifest, metrics, passing=passing)
 
         train_step = steps.train_step(shardings)
@@ -178,6 +183,8 @@ def finetune(
                     settings.eval_every,
                     settings.save_every,
                     settings.spike,
+                    SELECTED_BY,
+                    settings.patience,
                 ),
                 speed=Speed(bases_per_token(member), member.flops_per_token, peak.flops),
                 batches=device_batches(progress.step),
@@ -192,6 +199,7 @@ def finetune(
                 save=save,
                 asked_to_stop=asked_to_stop,
                 telemetry=telemetry,
+                on_evaluation=on_evaluation,
             )
 
         try:
@@ -206,10 +214,10 @@ def finetune(
                     checkpoints=checkpoints,
                     telemetry=telemetry,
                 )
-                if start < settings.steps:
+                if saved:
                     with telemetry.watch.phase("save"):
-                        checkpoints.verify(settings.steps, state)
-                    telemetry.sum_up(settings.steps)
+                        checkpoints.verify(saved[-1], state)
+                    telemetry.sum_up(saved[-1])
             best, manifest = checkpoints.restore_best(state)
             telemetry.say(
                 f"best        step {manifest['step']} by {SELECTED_BY}: "
@@ -221,6 +229,7 @@ def finetune(
     provenance = {
         "step": manifest["step"],
         "steps": settings.steps,
+        "metrics": manifest["metrics"],
         "backbone": origin,
         "data": contigs.fingerprint,
         "config": to_dict(config),

@@ -9,6 +9,7 @@ import jax
 from dnallm_jax.parallel.hosts import STOPPED
 from dnallm_jax.training.guard import Guard
 from dnallm_jax.training.objectives import Batch, Sums
+from dnallm_jax.training.patience import exhausted, since_best
 from dnallm_jax.training.speed import Speed
 from dnallm_jax.training.step import TrainState
 from dnallm_jax.training.telemetry import Telemetry
@@ -23,6 +24,8 @@ class Plan:
     eval_every: int
     save_every: int
     spike: float = 0.0  # see `guard.Guard`
+    select: str = ""  # a metric of `evaluate`: a state that has more of it than any before is saved
+    patience: int = 0  # so many evaluations without a better one end the training; 0: none do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Progress:
     step: int = 0
     sums: tuple[Mapping[str, float], ...] = ()  # of the steps since the last line of metrics
     recent: tuple[float, ...] = ()  # losses of the last steps, for the guard
+    evaluations: tuple[tuple[int, float], ...] = ()  # (step, what `Plan.select` names)
 
 
 def train(
@@ -49,8 +53,11 @@ def train(
     save: Callable[[Progress, TrainState, dict[str, float]], None],
     asked_to_stop: Callable[[int], bool],
     telemetry: Telemetry,
+    on_evaluation: Callable[[int, float], None] | None = None,
 ) -> TrainState:
     """Runs the steps from `progress.step` + 1 to `plan.steps` and returns the last state.
+
+    It ends sooner where patience does.
 
     Sums of a step are fetched only after the next step was dispatched, so the device never waits
     for the host.
@@ -63,6 +70,8 @@ def train(
       evaluate: the state's metrics on other data; none if there is no such data.
       save: called with what `evaluate` said of this very state (nothing if it was not asked).
       asked_to_stop: whether to save and end after this step.
+      on_evaluation: told of the step and the value of each evaluation, those before `progress` too;
+        it may end the run by an exception of its own.
 
     Raises:
       BadStep: a loss or gradient that is not finite, or a spike; nothing is saved after it.
@@ -70,7 +79,10 @@ def train(
     """
     guard = Guard(plan.spike, progress.recent)
     fetched, waiting = list(progress.sums), list[tuple[int, Sums]]()
-    watch = telemetry.watch
+    watch, evaluations = telemetry.watch, list(progress.evaluations)
+    for seen in evaluations:
+        if on_evaluation:
+            on_evaluation(*seen)
     watch.lap()
 
     def fetch() -> None:
@@ -101,6 +113,8 @@ def train(
 
     with jax.transfer_guard("disallow"):
         for step in range(progress.step + 1, plan.steps + 1):
+            if exhausted(evaluations, plan.patience):
+                break
             telemetry.profile.at(step, state)
             with watch.phase("input"):
                 batch, sums = next(batches), None
@@ -122,13 +136,25 @@ def train(
             if evaluation:
                 telemetry.metrics(step, evaluation)
                 telemetry.say(f"step {step:>6}/{plan.steps}  validation: {_words(evaluation)}")
+            if evaluation and plan.select:
+                evaluations.append((step, evaluation[plan.select]))
+                due_save |= since_best(evaluations) == 0
+                if exhausted(evaluations, plan.patience):
+                    due_save = True
+                    telemetry.say(
+                        f"step {step:>6}/{plan.steps}  ends: the last {plan.patience} evaluations "
+                        "brought nothing better"
+                    )
             if due_save or stop:
                 fetch()
                 with watch.phase("save"):
-                    save(Progress(step, tuple(fetched), guard.recent), state, evaluation)
+                    done = Progress(step, tuple(fetched), guard.recent, tuple(evaluations))
+                    save(done, state, evaluation)
             if stop:
                 telemetry.say(f"step {step:>6}/{plan.steps}  stopped: the same command goes on")
                 raise SystemExit(STOPPED)
+            if on_evaluation and evaluation and plan.select:
+                on_evaluation(*evaluations[-1])
     return state
 
 

@@ -19,15 +19,29 @@ _LEFT_OUT = "left_out.json"
 _MOST = 10
 
 
+class Diverged(UserError):
+    """A run whose loss was bad, and which could not go on."""
+
+
 def as_json(progress: Progress) -> dict[str, Any]:
     """What a checkpoint's manifest says of the progress; the step is there already."""
-    return {"sums": list(progress.sums), "recent": list(progress.recent)}
+    return {
+        "sums": list(progress.sums),
+        "recent": list(progress.recent),
+        "evaluations": [list(seen) for seen in progress.evaluations],
+    }
 
 
 def progress_of(manifest: Mapping[str, Any]) -> Progress:
     """The progress of a checkpoint."""
     found = manifest.get("progress", {})
-    return Progress(manifest["step"], tuple(found.get("sums", ())), tuple(found.get("recent", ())))
+    evaluations = ((int(step), float(value)) for step, value in found.get("evaluations", ()))
+    return Progress(
+        manifest["step"],
+        tuple(found.get("sums", ())),
+        tuple(found.get("recent", ())),
+        tuple(evaluations),
+    )
 
 
 def left_out(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -56,8 +70,7 @@ def run_through(
       records: the ids of the records in a step's batch.
 
     Raises:
-      UserError: a bad step that is not left out, too many that are, or no checkpoint to go back
-        to.
+      Diverged: a bad step that is not left out, too many that are, or no checkpoint to go back to.
     """
     layout = abstract(state)
     while True:
@@ -69,15 +82,15 @@ def run_through(
         told = f"{bad.why}; its batch holds records {', '.join(ids[:8])}"
         told += f" and {len(ids) - 8} more" if len(ids) > 8 else ""
         if on_bad_step != "leave_out":
-            raise UserError(
+            raise Diverged(
                 f"{told}. Lower the learning rate, or look at these records; the last checkpoint "
                 "is untouched"
             )
         restored = checkpoints.restore(layout)
         if restored is None:
-            raise UserError(f"{told}. There is no checkpoint yet to go back to")
+            raise Diverged(f"{told}. There is no checkpoint yet to go back to")
         if len(steps) == _MOST:
-            raise UserError(
+            raise Diverged(
                 f"{told}. {_MOST} steps were left out before ({folder / _LEFT_OUT}): lower the "
                 "learning rate"
             )

@@ -51,6 +51,8 @@ def composition_settings(config: Config) -> Finetune:
         train="full",
         freeze_steps=0,
         layer_decay=1.0,
+        patience=0,
+        seeds=1,
         view=Composition.name,
         batch_tokens=chosen.batch_windows * Composition().row_length(0),
         length_weights=(),

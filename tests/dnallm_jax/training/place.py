@@ -140,10 +140,10 @@ class Place:
             time.sleep(0.001)
 
     def kill_when(
-        self, happened: Callable[[], bool], command: str, workdir: str, **options: int
+        self, happened: Callable[[], bool], command: str, workdir: str, *words: str, **options: int
     ) -> None:
         """Starts the command and kills it as soon as something has happened."""
-        started = self.start(command, workdir, **options)
+        started = self.start(command, workdir, *words, **options)
         self.until(started, happened)
         for process in started:
             process.kill()

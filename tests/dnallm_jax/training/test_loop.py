@@ -61,6 +61,7 @@ class Run:
     evaluates: bool = True
     left_out: Collection[int] = ()
     stop_at: int = 0
+    on_evaluation: Callable[[int, float], None] | None = None
     events: list[str] = field(default_factory=list)
     saved: dict[int, tuple[State, dict[str, float], Progress]] = field(default_factory=dict)
 
@@ -96,6 +97,7 @@ class Run:
                 save=self.save,
                 asked_to_stop=lambda step: step == self.stop_at,
                 telemetry=telemetry,
+                on_evaluation=self.on_evaluation,
             )
         finally:
             telemetry.close()
@@ -358,3 +360,56 @@ def test_nothing_moves_to_the_device_unasked(tmp_path: pathlib.Path) -> None:
     plan = Plan(steps=2, log_every=1, eval_every=1, save_every=1)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         Run(tmp_path, plan, batches=on_the_host)()
+
+
+# The best state, and when to end
+
+
+def with_values(folder: pathlib.Path, values: list[float], patience: int, start: int = 0) -> Run:
+    """A run whose evaluations, every 2 steps, give these values."""
+
+    class Valued(Run):
+        def evaluate(self, state: State) -> dict[str, float]:
+            super().evaluate(state)
+            return {"precision": values[start // 2 + self.events.count("evaluate") - 1]}
+
+    plan = Plan(14, 2, 2, 8, select="precision", patience=patience)
+    return Valued(folder, plan)
+
+
+def test_the_best_state_is_saved_whenever_it_comes(tmp_path: pathlib.Path) -> None:
+    run = with_values(tmp_path, [0.5, 0.7, 0.6, 0.7, 0.8, 0.1, 0.2], patience=0)
+    run()
+    assert sorted(run.saved) == [2, 4, 8, 10, 14]
+    assert run.saved[14][2].evaluations[3:5] == ((8, 0.7), (10, 0.8))
+
+
+def test_patience_ends_a_run_and_holds_after_a_resume(tmp_path: pathlib.Path) -> None:
+    values = [0.5, 0.7, 0.7, 0.6, 0.9, 0.1, 0.2]
+    run = with_values(tmp_path / "whole", values, patience=2)
+    lines = run()
+    assert max(run.saved) == 8, "an equal one is no better"
+    seen: list[tuple[int, float]] = []
+    for step in (4, 8):
+        state, _, progress = run.saved[step]
+        again = with_values(tmp_path / "whole", values, patience=2, start=step)
+        again.start, again.state = progress, jax.device_put(state)
+        again.on_evaluation = lambda *evaluation: seen.append(evaluation)
+        assert again() == lines
+        assert again.saved.keys() == ({8} if step == 4 else set())
+    assert seen == [(2, 0.5), (4, 0.7), (6, 0.7), (8, 0.6)] * 2
+    longer = with_values(tmp_path / "more", values, patience=3)
+    longer()
+    assert max(longer.saved) == 14
+
+
+def test_a_watcher_may_end_a_run(tmp_path: pathlib.Path) -> None:
+    def watch(step: int, value: float) -> None:
+        if step == 6:
+            raise KeyError(value)
+
+    run = with_values(tmp_path, [0.5, 0.4, 0.3, 0.2], patience=0)
+    run.on_evaluation = watch
+    with pytest.raises(KeyError, match=r"0\.3"):
+        run()
+    assert run.events.count("step") == 6
