@@ -1,6 +1,6 @@
 """What can be asked of a corpus of packed rows, and does it make sense together?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,3 +62,23 @@ class CorpusOptions:
                 f"phases is {self.phases}; choose from 1 to {phases[-1]}, the letters of a k-mer "
                 "(1 for all other tokenizers, which have no phase)"
             )
+
+
+def mixture_of(words: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """("runs/a=3", ...) -> (("runs/a", 3.0), ...); UserError for anything else."""
+    parts: dict[str, float] = {}
+    for word in words:
+        folder, _, number = word.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = 0.0
+        if not folder or not 0 < weight < float("inf"):
+            raise UserError(
+                f"pretrain.mixture: {word!r} is not of the form WORKDIR=WEIGHT with a number "
+                "above 0"
+            )
+        if folder in parts:
+            raise UserError(f"pretrain.mixture: {folder} is named twice; give it one weight")
+        parts[folder] = weight
+    return tuple(parts.items())

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_pipeline.mixing import Mixture
 from data_pipeline.order import flipped, row_at
 from data_pipeline.tokenizers import PAD, Tokenizer
 
@@ -170,7 +171,7 @@ class CorpusBatches:
     """Global batches of packed rows, and this process's part of each.
 
     Args:
-      source: the rows of a split.
+      source: the rows of a split, or a `Mixture`, which has an order of its own.
       batch_rows: rows of a global batch; a multiple of `processes`.
       both_strands: read each row, at each place in the stream, on a strand drawn for that place.
     """
@@ -194,27 +195,33 @@ class CorpusBatches:
     def __call__(self, number: int) -> Batch:
         """This process's rows of global batch `number` (from 0)."""
         source, seed, both = self._source, self._seed, self._both_strands
-        count = len(source)
         first = number * self._rows
         return self._layout(
             [
-                (source, row_at(place, count, seed), both and flipped(place, seed))
+                (source, self._row(place), both and flipped(place, seed))
                 for place in range(first + self._mine.start, first + self._mine.stop)
             ]
         )
+
+    def _row(self, place: int) -> int:
+        if isinstance(self._source, Mixture):
+            return self._source.row_at(place, self._seed)
+        return row_at(place, len(self._source), self._seed)
 
     def record_ids(self, number: int) -> list[str]:
         """Ids of the records in the whole global batch `number`, each once."""
         ids: dict[str, None] = {}
         for place in range(number * self._rows, (number + 1) * self._rows):
-            text = self._source[row_at(place, len(self._source), self._seed)]["record_ids"]
+            text = self._source[self._row(place)]["record_ids"]
             ids.update(dict.fromkeys(text.decode().split("\n")))
         return list(ids)
 
     def rows_seen(self, batches: int) -> np.ndarray:
         """Numbers of the distinct rows in the first `batches` global batches, in stored order."""
-        places = min(batches * self._rows, len(self._source))
-        return np.unique([row_at(p, len(self._source), self._seed) for p in range(places)])
+        places = batches * self._rows
+        if not isinstance(self._source, Mixture):  # all rows come before any comes again
+            places = min(places, len(self._source))
+        return np.unique([self._row(place) for place in range(places)])
 
 
 def evenly(total: int, rows: int) -> np.ndarray:

@@ -3,14 +3,16 @@
                                [--coordinator=HOST:PORT --processes=N --process=I]
                                [--profile=10:15]
 
-Pre-trains a GPT on the rows that `prepare` wrote to DIR/data/corpus; checkpoints and metrics go to
-DIR/pretrain. Started again, it goes on from the last whole checkpoint; asked to stop (SIGTERM,
-SIGINT), it saves and ends with exit code 75. On a TPU pod and under SLURM the same command runs on
-every host; elsewhere --coordinator says where the processes meet. Ends with the bits per base on
-the validation genomes beside Markov models of order 0 to 9 fitted on the very rows it has seen; of
-a codon corpus, beside codon Markov models of order 0 to 3, per base covered.
+Pre-trains a GPT on the rows that `prepare` wrote to DIR/data/corpus, or to several workdirs, mixed
+by weight (config.pretrain.mixture); checkpoints and metrics go to DIR/pretrain. Started again, it
+goes on from the last whole checkpoint; asked to stop (SIGTERM, SIGINT), it saves and ends with exit
+code 75. On a TPU pod and under SLURM the same command runs on every host; elsewhere --coordinator
+says where the processes meet. Ends with the bits per base on the validation genomes beside Markov
+models of order 0 to 9 fitted on the very rows it has seen; of a codon corpus, beside codon Markov
+models of order 0 to 3, per base covered.
 """
 
+import os
 import pathlib
 import time
 from typing import TYPE_CHECKING
@@ -39,14 +41,24 @@ def run(arguments: list[str]) -> None:
 
 
 def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
-    from data_pipeline.corpus import open_corpus
+    from data_pipeline.corpora import Mixed, mixed
+    from data_pipeline.corpus import Corpus, open_corpus
+    from data_pipeline.corpus_options import mixture_of
     from dnallm_jax.config import gpt_spec
     from dnallm_jax.parallel import hosts
     from dnallm_jax.planning import flops
     from dnallm_jax.training import pretraining
     from dnallm_jax.training.manifest import write_json
 
-    corpus = hosts.together(lambda: open_corpus(str(workdir / common.CORPUS)))
+    def opened() -> Corpus | Mixed:
+        parts = mixture_of(config.pretrain.mixture)
+        if not parts:
+            return open_corpus(str(workdir / common.CORPUS))
+        names, weights = zip(*parts, strict=True)
+        corpora = [open_corpus(os.path.join(name, common.CORPUS)) for name in names]
+        return mixed(names, corpora, weights)
+
+    corpus = hosts.together(opened)
     folder = workdir / common.PRETRAIN
     spec = gpt_spec(config.model, corpus.tokenizer.vocab_size)
     with common.watched():

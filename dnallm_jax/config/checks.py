@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+from data_pipeline.corpus_options import mixture_of
 from data_pipeline.errors import UserError
 from dnallm_jax.config.schema import (
     EXECUTION_CHOICES,
@@ -123,6 +124,7 @@ def check(c: Config) -> None:
     ):
         require(of(key) > 0, f"{key} must be at least 1")
     multiple("pretrain.batch_rows", "pretrain.accumulate")
+    mixture_of(c.pretrain.mixture)
     require(c.pretrain.z_loss >= 0, f"pretrain.z_loss is {c.pretrain.z_loss}; choose 0 or more")
     for section in ("pretrain", "finetune", "composition"):
         muon = ("muon",) if section != "composition" else ()

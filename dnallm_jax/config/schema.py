@@ -129,6 +129,9 @@ class Optimizer:
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
     steps: int = 1000
+    # "WORKDIR=WEIGHT": so often a row comes from the corpus prepared in that workdir; (): all from
+    # this workdir's own.
+    mixture: tuple[str, ...] = ()
     batch_rows: int = 32  # rows of a global batch
     accumulate: int = 1  # parts of a batch that are worked on one after the other, for less memory
     ema: float = 0.0  # weight of the old in a running mean of the parameters, e.g. 0.999; 0: none

@@ -10,8 +10,10 @@ import jax
 from jax.sharding import Mesh
 
 from data_pipeline import floors, loader
+from data_pipeline.corpora import Mixed
 from data_pipeline.corpus import Corpus
 from data_pipeline.errors import UserError
+from data_pipeline.mixing import BLOCK
 from data_pipeline.tokenizers import Tokenizer
 from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, Params, initialise, logical_axes
@@ -74,7 +76,7 @@ def program(
 
 def pretrain(
     config: Config,
-    corpus: Corpus,
+    corpus: Corpus | Mixed,
     folder: pathlib.Path,
     *,
     flops_per_token: float,
@@ -147,6 +149,7 @@ def pretrain(
                 *header.network(state),
                 f"data        {corpus.fingerprint[:12]}, {si(corpus.splits['train'].bases)}bases, "
                 f"{len(train_rows):,} rows of {corpus.row_length}, {bases:.3g} bases a token",
+                *_mixture(corpus, settings.steps * settings.batch_rows),
                 *header.budget(
                     steps=settings.steps,
                     rows=settings.batch_rows,
@@ -265,7 +268,19 @@ def pretrain(
     return last
 
 
-def _check_tokenizer(config: Config, corpus: Corpus) -> None:
+def _mixture(corpus: Corpus | Mixed, rows: int) -> list[str]:
+    """Which corpora the rows of a run come from, and how often it goes through each."""
+    if not isinstance(corpus, Mixed):
+        return []
+    return [
+        f"mixture     {share / BLOCK:.2%} {name}: {member.fingerprint[:12]}, "
+        f"{si(member.splits['train'].bases)}bases, "
+        f"{rows * share / BLOCK / member.splits['train'].rows:.2f} epochs"
+        for name, member, share in zip(corpus.names, corpus.corpora, corpus.shares, strict=True)
+    ]
+
+
+def _check_tokenizer(config: Config, corpus: Corpus | Mixed) -> None:
     asked = tokenizer_spec(config.tokenizer)
     found = corpus.manifest["options"]["tokenizer"]  # as it was asked for
     if found != asked:
@@ -275,7 +290,7 @@ def _check_tokenizer(config: Config, corpus: Corpus) -> None:
         )
 
 
-def markov_beside(corpus: Corpus, config: Config) -> dict[str, Any]:
+def markov_beside(corpus: Corpus | Mixed, config: Config) -> dict[str, Any]:
     """Markov models of order 0 to 9 fitted on the very rows the run has read, scored where it was.
 
     Both strands are counted, as the model sees both. Of a codon stream, codon models of order 0 to
