@@ -1,13 +1,13 @@
 """How does attention run on a GPU? By a fused kernel, written in Pallas and compiled by Triton.
 
-The kernels at hand do not do: cuDNN's takes segments only as a bias of L x L numbers, and JAX's own
-in Pallas is given up. Here blocks of keys that a block of queries may not see, for their place or
-for their segments, are never read. The recurrences are those of FlashAttention-2 (Dao 2023,
-arXiv:2307.08691), as in blockwise.py; query heads that share a key head read it where it lies.
+The kernels at hand do not do: through JAX, cuDNN's takes segments only as a bias of L x L numbers,
+and JAX's own in Pallas is deprecated. Here blocks of keys that a block of queries may not see, for
+their place or for their segments, are never read. The recurrences are those of FlashAttention-2
+(Dao 2023, arXiv:2307.08691), as in blockwise.py; query heads that share a key head read it where it
+lies.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,35 +21,25 @@ from dnallm_jax.model.reference import MASKED
 Residuals = tuple[Array, ...]  # what the forward pass keeps for the backward pass
 Refs = Any
 
-_LANES = 128  # rows are padded to a multiple of it, which all blocks divide
-_FORWARD = (128, 64)  # queries and keys of a block
-_BACKWARD = (64, 64)
+_BLOCK = 64  # queries, and keys; on an H100 faster than 32 and 128, see benchmarks/LOG.md
 
 
-def _ranges(
-    segment_ids_BL: Array, rows: int, columns: int, causal: bool, window: int
-) -> tuple[Array, Array, Array, Array]:
+def _ranges(segment_ids_BL: Array, causal: bool, window: int) -> tuple[Array, Array, Array, Array]:
     """First and last + 1 block of keys for each block of queries; of queries for one of keys.
 
-    int32 [B, L / rows] twice, int32 [B, L / columns] twice. What lies in a range need not be seen,
-    but nothing outside is. Right for ids in any order; short where, as in packed rows, they ascend.
+    int32 [B, L / _BLOCK] each. What lies in a range need not be seen, but nothing outside is. Right
+    for ids in any order; short where, as in packed rows, they ascend.
     """
-
-    def least_and_most(size: int) -> tuple[Array, Array]:
-        ids = segment_ids_BL.reshape(segment_ids_BL.shape[0], -1, size)
-        least = jnp.where(ids > 0, ids, jnp.iinfo(jnp.int32).max).min(axis=-1)
-        return least, ids.max(axis=-1)
-
-    (q_least, q_most), (k_least, k_most) = least_and_most(rows), least_and_most(columns)
-    meet = (q_least[:, :, None] <= k_most[:, None, :]) & (k_least[:, None, :] <= q_most[:, :, None])
-    q_first, k_first = rows * jnp.arange(q_least.shape[1]), columns * jnp.arange(k_least.shape[1])
-    # How far back of its query a key lies, at least and at most.
-    least = q_first[:, None] - (k_first[None, :] + columns - 1)
-    most = q_first[:, None] + rows - 1 - k_first[None, :]
+    ids = segment_ids_BL.reshape(segment_ids_BL.shape[0], -1, _BLOCK)
+    least = jnp.where(ids > 0, ids, jnp.iinfo(jnp.int32).max).min(axis=-1)
+    most = ids.max(axis=-1)
+    meet = (least[:, :, None] <= most[:, None, :]) & (least[:, None, :] <= most[:, :, None])
+    number = jnp.arange(ids.shape[1])
+    back = _BLOCK * (number[:, None] - number[None, :])  # of keys, give or take _BLOCK - 1
     if causal:
-        meet &= most >= 0
+        meet &= back + _BLOCK > 0
     if window:
-        meet &= (least < window) & (most > -window)
+        meet &= (back - _BLOCK + 1 < window) & (back + _BLOCK - 1 > -window)
 
     def first_and_end(meet: Array) -> tuple[Array, Array]:
         first = jnp.argmax(meet, axis=-1)
@@ -78,15 +68,14 @@ def _forward_kernel(
     first_ref: Refs, end_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs,
     o_ref: Refs, log_ref: Refs, *, causal: bool, window: int,
 ) -> None:  # fmt: skip
-    rows, columns = _FORWARD
     block = pl.program_id(0)
-    q, q_ids = q_ref[...], ids_ref[pl.ds(block * rows, rows)]
-    q_places = block * rows + jnp.arange(rows)
+    q, q_ids = q_ref[...], ids_ref[pl.ds(block * _BLOCK, _BLOCK)]
+    q_places = block * _BLOCK + jnp.arange(_BLOCK)
 
     def visit(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         o, top, total = carry
-        keys = pl.ds(number * columns, columns)
-        back = q_places[:, None] - (number * columns + jnp.arange(columns))[None, :]
+        keys = pl.ds(number * _BLOCK, _BLOCK)
+        back = q_places[:, None] - (number * _BLOCK + jnp.arange(_BLOCK))[None, :]
         mask = _seen(q_ids, ids_ref[keys], back, causal, window)
         s = jnp.where(mask, _dot(q, k_ref[keys, :].T), MASKED)
         new_top = jnp.maximum(top, jnp.max(s, axis=1))
@@ -102,8 +91,8 @@ def _forward_kernel(
         visit,
         (
             jnp.zeros(q.shape, jnp.float32),
-            jnp.full([rows], MASKED, jnp.float32),
-            jnp.zeros([rows], jnp.float32),
+            jnp.full([_BLOCK], MASKED, jnp.float32),
+            jnp.zeros([_BLOCK], jnp.float32),
         ),
     )
     safe = jnp.where(total > 0, total, 1.0)
@@ -116,15 +105,14 @@ def _queries_kernel(
     do_ref: Refs, log_ref: Refs, overlap_ref: Refs, dq_ref: Refs, *, causal: bool, window: int,
 ) -> None:  # fmt: skip
     """The gradient of a block of queries, from all keys that it saw."""
-    rows, columns = _BACKWARD
     block = pl.program_id(0)
-    q, q_ids = q_ref[...], ids_ref[pl.ds(block * rows, rows)]
-    q_places = block * rows + jnp.arange(rows)
+    q, q_ids = q_ref[...], ids_ref[pl.ds(block * _BLOCK, _BLOCK)]
+    q_places = block * _BLOCK + jnp.arange(_BLOCK)
     do, log, overlap = do_ref[...], log_ref[...], overlap_ref[...]
 
     def visit(number: Array, dq: Array) -> Array:
-        keys = pl.ds(number * columns, columns)
-        back = q_places[:, None] - (number * columns + jnp.arange(columns))[None, :]
+        keys = pl.ds(number * _BLOCK, _BLOCK)
+        back = q_places[:, None] - (number * _BLOCK + jnp.arange(_BLOCK))[None, :]
         mask = _seen(q_ids, ids_ref[keys], back, causal, window)
         k = k_ref[keys, :]
         p = jnp.where(mask, jnp.exp(_dot(q, k.T) - log[:, None]), 0.0)
@@ -141,15 +129,14 @@ def _keys_kernel(
     window: int,
 ) -> None:  # fmt: skip
     """The gradients of a block of keys and values, from all queries of all heads that saw them."""
-    rows, columns = _BACKWARD
     block = pl.program_id(0)
-    k, v, k_ids = k_ref[...], v_ref[...], ids_ref[pl.ds(block * columns, columns)]
-    k_places = block * columns + jnp.arange(columns)
+    k, v, k_ids = k_ref[...], v_ref[...], ids_ref[pl.ds(block * _BLOCK, _BLOCK)]
+    k_places = block * _BLOCK + jnp.arange(_BLOCK)
 
     def visit(head: int, number: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         dk, dv = carry
-        queries = pl.ds(number * rows, rows)
-        back = (number * rows + jnp.arange(rows))[None, :] - k_places[:, None]
+        queries = pl.ds(number * _BLOCK, _BLOCK)
+        back = (number * _BLOCK + jnp.arange(_BLOCK))[None, :] - k_places[:, None]
         mask = _seen(k_ids, ids_ref[queries], back, causal, window)
         q, do = q_ref[queries, head, :], do_ref[queries, head, :]
         p = jnp.where(mask, jnp.exp(_dot(k, q.T) - log_ref[head, queries][None, :]), 0.0)
@@ -168,34 +155,32 @@ def _keys_kernel(
 # Parts of an array that one program reads or writes; its coordinates are (block, head, row).
 
 
-def _whole(*shape: int) -> pl.BlockSpec:
-    """Of [B, L]: a row."""
-    return pl.BlockSpec((None, *shape), lambda block, head, row: (row, 0))
+def _row(length: int) -> pl.BlockSpec:
+    """Of [B, length]: a row."""
+    return pl.BlockSpec((None, length), lambda block, head, row: (row, 0))
 
 
-def _tokens(size: int, heads: int | None, width: int, *, of: int = 1) -> pl.BlockSpec:
-    """Of [B, L, heads, h]: the program's block, for one head or one group of heads."""
+def _tokens(width: int) -> pl.BlockSpec:
+    """Of [B, L, heads, width]: one block and head."""
+    return pl.BlockSpec((None, _BLOCK, None, width), lambda block, head, row: (row, block, head, 0))
+
+
+def _numbers() -> pl.BlockSpec:
+    """Of [B, heads, L]: one block and head."""
+    return pl.BlockSpec((None, None, _BLOCK), lambda block, head, row: (row, head, block))
+
+
+def _keys_of_query_head(length: int, group: int, width: int) -> pl.BlockSpec:
+    """Of [B, L, key heads, width]: all tokens, for the key head that a query head reads."""
     return pl.BlockSpec(
-        (None, size, heads, width),
-        lambda block, head, row: (row, block, jax.lax.div(head, jnp.int32(of)), 0),
+        (None, length, None, width),
+        lambda block, head, row: (row, 0, jax.lax.div(head, jnp.int32(group)), 0),
     )
 
 
-def _all_tokens(length: int, heads: int | None, width: int, *, of: int = 1) -> pl.BlockSpec:
-    """Of [B, L, heads, h]: a row's, for one head (that of query head // `of`) or one group."""
-    return pl.BlockSpec(
-        (None, length, heads, width),
-        lambda block, head, row: (row, 0, jax.lax.div(head, jnp.int32(of)), 0),
-    )
-
-
-def _call(kernel: Callable[..., None], warps: int, interpret: bool, **how: Any) -> Callable:
-    return pl.pallas_call(
-        kernel,
-        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=2),
-        interpret=interpret,
-        **how,
-    )
+_call = functools.partial(
+    pl.pallas_call, compiler_params=triton.CompilerParams(num_warps=4, num_stages=2)
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -220,27 +205,19 @@ def _flash_forward(
     window: int,
     interpret: bool,
 ) -> tuple[Array, Residuals]:
-    B, L, H, h = q_BLHh.shape
-    rows, columns = _FORWARD
-    first, end, _, _ = _ranges(segment_ids_BL, rows, columns, causal, window)
-    keys = _all_tokens(L, None, h, of=H // k_BLKh.shape[2])
+    (B, L, H, h), K = q_BLHh.shape, k_BLKh.shape[2]
+    first, end, _, _ = _ranges(segment_ids_BL, causal, window)
+    number, tokens, keys = _row(L // _BLOCK), _tokens(h), _keys_of_query_head(L, H // K, h)
     o_BLHh, log_BHL = _call(
         functools.partial(_forward_kernel, causal=causal, window=window),
-        4 if h <= 64 else 8,
-        interpret,
-        grid=(L // rows, H, B),
-        in_specs=[
-            *(_whole(L // rows), _whole(L // rows)),
-            *(_tokens(rows, None, h), keys, keys, _whole(L)),
-        ],
-        out_specs=[
-            _tokens(rows, None, h),
-            pl.BlockSpec((None, None, rows), lambda block, head, row: (row, head, block)),
-        ],
+        grid=(L // _BLOCK, H, B),
+        in_specs=[number, number, tokens, keys, keys, _row(L)],
+        out_specs=[tokens, _numbers()],
         out_shape=[
             jax.ShapeDtypeStruct(q_BLHh.shape, v_BLKh.dtype),
             jax.ShapeDtypeStruct((B, H, L), jnp.float32),
         ],
+        interpret=interpret,
         name="attention",
     )(first, end, q_BLHh, k_BLKh, v_BLKh, segment_ids_BL)
     return o_BLHh, (q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, o_BLHh, log_BHL)
@@ -251,39 +228,31 @@ def _flash_backward(
 ) -> tuple[Array, Array, Array, None]:
     q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, o_BLHh, log_BHL = residuals
     (B, L, H, h), K = q_BLHh.shape, k_BLKh.shape[2]
-    rows, columns = _BACKWARD
+    # sum over keys of p * dp, known from the output alone
     overlap = jnp.sum(do_BLHh.astype(jnp.float32) * o_BLHh, axis=-1)
-    q_first, q_end, k_first, k_end = _ranges(segment_ids_BL, rows, columns, causal, window)
+    q_first, q_end, k_first, k_end = _ranges(segment_ids_BL, causal, window)
     inputs = (q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, do_BLHh, log_BHL, overlap.swapaxes(1, 2))
-    warps = 4 if h <= 64 else 8
-    one, all_keys = _tokens(rows, None, h), _all_tokens(L, None, h, of=H // K)
-    of_block = pl.BlockSpec((None, None, rows), lambda block, head, row: (row, head, block))
+    number, tokens, numbers = _row(L // _BLOCK), _tokens(h), _numbers()
+    keys = _keys_of_query_head(L, H // K, h)
     dq_BLHh = _call(
         functools.partial(_queries_kernel, causal=causal, window=window),
-        warps,
-        interpret,
-        grid=(L // rows, H, B),
-        in_specs=[
-            *(_whole(L // rows), _whole(L // rows)),
-            *(one, all_keys, all_keys, _whole(L), one, of_block, of_block),
-        ],
-        out_specs=one,
+        grid=(L // _BLOCK, H, B),
+        in_specs=[number, number, tokens, keys, keys, _row(L), tokens, numbers, numbers],
+        out_specs=tokens,
         out_shape=jax.ShapeDtypeStruct(q_BLHh.shape, q_BLHh.dtype),
+        interpret=interpret,
         name="attention_queries",
     )(q_first, q_end, *inputs)
-    one, group = _tokens(columns, None, h), _all_tokens(L, H // K, h)
+    # All tokens, for the query heads that read a key head.
+    group = pl.BlockSpec((None, L, H // K, h), lambda block, head, row: (row, 0, head, 0))
     of_group = pl.BlockSpec((None, H // K, L), lambda block, head, row: (row, head, 0))
     dk_BLKh, dv_BLKh = _call(
         functools.partial(_keys_kernel, causal=causal, window=window),
-        warps,
-        interpret,
-        grid=(L // columns, K, B),
-        in_specs=[
-            *(_whole(L // columns), _whole(L // columns)),
-            *(group, one, one, _whole(L), group, of_group, of_group),
-        ],
-        out_specs=[one, one],
+        grid=(L // _BLOCK, K, B),
+        in_specs=[number, number, group, tokens, tokens, _row(L), group, of_group, of_group],
+        out_specs=[tokens, tokens],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BLKh, v_BLKh)],
+        interpret=interpret,
         name="attention_keys",
     )(k_first, k_end, *inputs)
     return dq_BLHh, dk_BLKh, dv_BLKh, None
@@ -302,13 +271,13 @@ def flash(
     window: int,
     interpret: bool = False,
 ) -> Array:
-    """Attention by the kernel, on rows padded to a multiple of 128 and heads to a power of two.
+    """Attention by the kernel, on rows padded to a multiple of 64 and heads to a power of two.
 
     On several devices it runs inside `jax.shard_map`, on the rows and heads of one device. With
     `interpret` the kernel's program is carried out step by step on any platform: for tests.
     """
     B, L, K, G, h = q_BLKGh.shape
-    length, width = -(-L // _LANES) * _LANES, max(16, pl.next_power_of_2(h))
+    length, width = -(-L // _BLOCK) * _BLOCK, max(16, pl.next_power_of_2(h))
 
     def padded(x_BLXh: Array) -> Array:
         return jnp.pad(x_BLXh, ((0, 0), (0, length - L), (0, 0), (0, width - h)))
