@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -70,7 +70,11 @@ class SplitInfo:
 
 @dataclass(frozen=True, slots=True)
 class ContigSource:
-    """The records of one split by number; may be pickled and read from several threads."""
+    """The records of one split by number; may be pickled and read from several threads.
+
+    A split is a type: what is trained on `Train`, chosen by `Validation` and told of `Test` cannot
+    be mixed up, because functions say which of them they take.
+    """
 
     raw: Any  # TFDS data source of serialised examples
 
@@ -91,6 +95,32 @@ class ContigSource:
         return values
 
 
+class Train(ContigSource):
+    """What parameters are fitted on."""
+
+    __slots__ = ()
+
+
+class Validation(ContigSource):
+    """What steps, weights, calibration and threshold are chosen by."""
+
+    __slots__ = ()
+
+
+class Test(ContigSource):
+    """What nothing is chosen by."""
+
+    __slots__ = ()
+    __test__ = False  # for pytest
+
+
+SPLITS: dict[str, type[Train | Validation | Test]] = {
+    "train": Train,
+    "validation": Validation,
+    "test": Test,
+}
+
+
 @dataclass(frozen=True)
 class Contigs:
     """A whole data set of labelled sequences on disk; `manifest` says everything about it."""
@@ -101,6 +131,11 @@ class Contigs:
     @property
     def fingerprint(self) -> str:
         return self.manifest["fingerprint"]
+
+    @property
+    def trained_on(self) -> str:
+        """What the content of the training files is known by, whatever lies in the other splits."""
+        return datasets.fingerprint({"train": datasets.contents(self.manifest["inputs"]["train"])})
 
     @property
     def folder(self) -> str:
@@ -114,7 +149,16 @@ class Contigs:
             for name, counts in self.manifest["splits"].items()
         }
 
-    def source(self, split: str) -> ContigSource:
+    @overload
+    def source(self, split: Literal["train"]) -> Train: ...
+    @overload
+    def source(self, split: Literal["validation"]) -> Validation: ...
+    @overload
+    def source(self, split: Literal["test"]) -> Test: ...
+    @overload
+    def source(self, split: str) -> Train | Validation | Test: ...
+
+    def source(self, split: str) -> Train | Validation | Test:
         """Random access to the records of a split; UserError if there is no such split."""
         if split not in self.splits:
             raise UserError(
@@ -124,7 +168,7 @@ class Contigs:
         raw = tfds.builder_from_directory(self.folder).as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-        return ContigSource(raw)
+        return SPLITS[split](raw)
 
 
 @dataclass(frozen=True, slots=True)

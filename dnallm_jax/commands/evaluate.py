@@ -4,7 +4,9 @@ Scores the labelled contigs of a split (DIR/data/contigs; validation unless name
 (DIR/bundle unless named) and writes DIR/evaluation/SPLIT: metrics.json, predictions.tsv and
 report.html (one file, with pictures): the detector and each of its members alone, beside simple
 baselines fitted on windows drawn as its training windows were, and what it says of shuffled
-contigs. That a test split was opened is noted in the bundle.
+contigs. --beside=DIR,... adds other bundles, such as the same from random initialisation;
+--genomes=FILE,... scans whole genomes that hold no virus, and counts what is called there. That a
+test split was opened is noted in the bundle.
 """
 
 from absl import flags
@@ -18,8 +20,10 @@ def define_flags() -> None:
     common.define_device_flags()
     flags.DEFINE_string("bundle", "", "the bundle to evaluate; DIR/bundle when not given")
     flags.DEFINE_enum("split", "validation", ["validation", "test"], "which contigs")
+    flags.DEFINE_list("beside", [], "other bundles, to be measured on the same contigs")
+    flags.DEFINE_list("genomes", [], "files of whole genomes that hold no virus, to be scanned")
     flags.DEFINE_integer(
-        "baseline_windows", 2000, "training windows per length for baselines; 0: none"
+        "baseline_windows", 1000, "training windows per length for baselines; 0: none"
     )
 
 
@@ -29,7 +33,8 @@ def run(arguments: list[str]) -> None:
 
     import pathlib
 
-    from data_pipeline.contigs import open_contigs
+    from data_pipeline.contigs import Test, Validation, open_contigs
+    from data_pipeline.reading import expand, read_records
 
     split = flags.FLAGS.split
     contigs = open_contigs(str(workdir / common.CONTIGS))
@@ -45,21 +50,25 @@ def run(arguments: list[str]) -> None:
     from dnallm_jax.parallel.mesh import make_mesh
     from dnallm_jax.scoring import bundle
     from dnallm_jax.scoring.controls import shuffled_controls
+    from dnallm_jax.scoring.genomes import scan
     from dnallm_jax.training import telemetry, windows
 
+    genomes = expand(flags.FLAGS.genomes) if flags.FLAGS.genomes else []
     execution, _ = choose(**vars(config.execution))
+    mesh = make_mesh(**vars(config.mesh))
+
+    def opened(folder: pathlib.Path) -> bundle.Detector:
+        return bundle.open_bundle(folder, execution, mesh, batch_tokens=config.score.batch_tokens)
+
     folder = pathlib.Path(flags.FLAGS.bundle or workdir / common.BUNDLE)
-    detector = bundle.open_bundle(
-        folder,
-        execution,
-        make_mesh(**vars(config.mesh)),
-        batch_tokens=config.score.batch_tokens,
-    )
-    predictions = bundle.predict(detector.scorer, contigs, split)
-    predictions["score"] = detector.calibration.apply(predictions["logit"], predictions["length"])
+    detector = opened(folder)
+    others = {name: opened(pathlib.Path(name)) for name in flags.FLAGS.beside}
+    held_out: Validation | Test
+    held_out = contigs.source("test" if split == "test" else "validation")
+    predictions = detector.predict(held_out).table
     training = None
     if flags.FLAGS.baseline_windows:
-        training = windows.baseline_windows(config.finetune, contigs, flags.FLAGS.baseline_windows)
+        training = windows.baseline_windows(config, contigs, flags.FLAGS.baseline_windows)
     result = evaluating.evaluate(
         workdir / common.EVALUATION / split,
         predictions,
@@ -73,7 +82,9 @@ def run(arguments: list[str]) -> None:
         },
         pretraining=workdir / common.PRETRAIN / "result.json",
         manifest=detector.manifest,
-        controls=shuffled_controls(detector, contigs, split),
+        controls=shuffled_controls(detector, held_out),
+        others={name: other.predict(held_out).table for name, other in others.items()},
+        genomes=scan(detector, read_records(genomes)) if genomes else None,
     )
     if split != "validation":
         bundle.note_opened(folder, split, contigs.fingerprint, result["model"]["overall"])

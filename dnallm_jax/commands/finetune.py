@@ -78,11 +78,12 @@ def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
         workdir / common.BUNDLE,
         {name: member.params for name, member in members.items()},
         {name: member.reading for name, member in members.items()},
-        bundle.predict(scorer, opened.contigs, "validation"),
+        bundle.predict(scorer, opened.contigs.source("validation")),
         false_positive_rate=config.score.false_positive_rate,
         provenance={
             **members["gpt"].provenance,
             **({"seeds": several} if several else {}),
+            "trained_on": opened.contigs.trained_on,
             "steps_taken": {name: member.provenance["step"] for name, member in members.items()},
         },
     )

@@ -113,8 +113,8 @@ def _train(
     )
 
     def validate(params: "Params") -> dict[str, float]:
-        limit = config.finetune.eval_contigs
-        table = bundle.predict(scorer.of(params), opened.contigs, "validation", limit)
+        held = opened.contigs.source("validation")
+        table = bundle.predict(scorer.of(params), held, config.finetune.eval_contigs).table
         names = ("average_precision", "auroc")
         values = point_metrics(table["label"], table["logit"], names, None)
         return {f"validation_{name}": value for name, value in values.items()}

@@ -23,13 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from data_pipeline import kmers
 from data_pipeline.composition import kmer_features_batch
 from data_pipeline.views import Composition
+from dnallm_jax.evaluation.convolution import CODES, ConvolutionBaseline
 
 AMBIGUOUS = 4
-
-CODES = np.full(256, AMBIGUOUS, dtype=np.uint8)
-"""uint8[256]: A, C, G, T (U) of either case -> 0, 1, 2, 3; anything else -> AMBIGUOUS."""
-for _letters, _code in (("Aa", 0), ("Cc", 1), ("Gg", 2), ("TtUu", 3)):
-    CODES[np.frombuffer(_letters.encode(), dtype=np.uint8)] = _code
 
 Features = Callable[[Sequence[np.ndarray]], np.ndarray]
 
@@ -120,6 +116,7 @@ def standard_baselines(seed: int = 0) -> list[Baseline]:
         ),
         FeatureBaseline("k-mer perceptron", kmer_roots, perceptron(seed)),
         FeatureBaseline("k-mer and open-frame perceptron", composition_roots, perceptron(seed)),
+        ConvolutionBaseline(seed=seed),
     ]
 
 

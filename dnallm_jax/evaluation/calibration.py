@@ -75,9 +75,13 @@ class Calibration:
         Args:
           logits: float[N], raw. lengths: int[N], bases.
         """
+        return expit(self.log_odds(logits, lengths))
+
+    def log_odds(self, logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """float64[N]: the log-odds of that probability."""
         hats = hat_weights(np.asarray(lengths), self.lengths)
         scale, bias = hats @ np.array(self.scales), hats @ np.array(self.biases)
-        return expit(scale * np.asarray(logits, dtype=np.float64) + bias)
+        return scale * np.asarray(logits, dtype=np.float64) + bias
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON; `from_dict` of it is equal to self."""

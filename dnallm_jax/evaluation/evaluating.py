@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,19 +12,15 @@ from scipy.special import expit
 from data_pipeline.contigs import Contigs
 from data_pipeline.errors import UserError
 from dnallm_jax.evaluation.baselines import standard_baselines
-from dnallm_jax.evaluation.metrics import (
-    called_viral_by,
-    evaluate_predictions,
-    length_bins,
-    paired_difference,
-)
+from dnallm_jax.evaluation.metrics import called_viral_by, evaluate_predictions, length_bins
 from dnallm_jax.evaluation.report import write_report
-from dnallm_jax.evaluation.thresholds import missing
+from dnallm_jax.evaluation.rivals import against_best, beside, difference
 
 COLUMNS = (
     "sequence_id",
     "label",
     "length",
+    "gc",
     "score",
     "logit",
     "group",
@@ -32,7 +29,12 @@ COLUMNS = (
     "novelty",
     "organism",
 )
+GPT = "gpt"  # the member that is no baseline, nor are those of further seeds: others are simpler
 _LOGIT_OF = "logit_"  # a member's log-odds: a column of this name and the member's
+UNKNOWN_TRAINING = (
+    "What the detector was trained on is not the train split here, with which these contigs were "
+    "compared: whether it has seen some of them is unknown."
+)
 Windows = tuple[Sequence[np.ndarray], np.ndarray]  # uint8 ASCII arrays and their labels
 
 
@@ -48,15 +50,19 @@ def evaluate(
     pretraining: pathlib.Path,
     manifest: Mapping[str, Any],
     controls: Mapping[str, Any] | None = None,
+    others: Mapping[str, Mapping[str, np.ndarray]] = types.MappingProxyType({}),
+    genomes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures the predictions, fits the baselines, writes the three files; returns metrics.json.
 
     Args:
-      predictions: `scoring.bundle.predict` with a `score` column; contigs without a logit are left
+      predictions: the table of `scoring.bundle.Detector.predict`; contigs without a logit are left
         out and counted under `unscored`. Intervals come from redrawing whole clusters. Where there
         are columns `logit_NAME` of several members, each is measured alone as well.
       training_windows: what the baselines are fitted on; None leaves them out.
       controls: `scoring.controls.shuffled_controls`, where they were scored.
+      others: the same of other bundles, by name: what they make of the same contigs.
+      genomes: `scoring.genomes.scan`, where genomes were scanned.
       pretraining: result.json of the pre-training run, where there is one.
 
     Raises:
@@ -68,24 +74,38 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     table = {name: column[scored] for name, column in predictions.items()}
     evaluation = evaluate_predictions(table, threshold=threshold)
-    baselines: dict[str, dict[str, Any]] = {}
+    scores = _members(table)
+    simpler = {name: own for name, own in scores.items() if not name.startswith(GPT)}
+    simpler = {alone(name): own for name, own in simpler.items()}
+    beside_it = {name: {k: v[scored] for k, v in own.items()} for name, own in others.items()}
+    baselines = {name: own["score"] for name, own in beside_it.items()}
+    their_gpt = {name: _members(own)[GPT] for name, own in beside_it.items() if _members(own)}
+    baselines |= {f"{name}: {alone(GPT)}": own for name, own in their_gpt.items()}
     if training_windows is not None:
         source = contigs.source(split)
         bases = [source[int(number)]["bases"] for number in np.flatnonzero(scored)]
-        baselines = _baselines(bases, table, training_windows)
-    members = _members(table)
+        baselines |= _baselines(bases, training_windows)
+    members = {name: beside(table, own) for name, own in scores.items()}
+    rivals = {name: beside(table, own) for name, own in baselines.items()}
+    own = {"this detector": table["score"], **{n: z for n, z in scores.items() if n == GPT}}
     result: dict[str, Any] = {
         "split": split,
         "unscored": int((~scored).sum()),
         "model": evaluation,
         "members": {name: entry["evaluation"] for name, entry in members.items()},
-        "model_minus_member_auroc": {name: entry["difference"] for name, entry in members.items()},
-        "baselines": {name: entry["evaluation"] for name, entry in baselines.items()},
-        "model_minus_baseline_auroc": {
-            name: entry["difference"] for name, entry in baselines.items()
+        "model_minus_member_auroc": _differences(members),
+        "baselines": {name: entry["evaluation"] for name, entry in rivals.items()},
+        "model_minus_baseline_auroc": _differences(rivals),
+        "gpt_minus_other_gpt_auroc": {
+            name: difference(table, scores[GPT], own) for name, own in their_gpt.items()
+        },
+        "minus_best_baseline_auroc": {
+            name: against_best(table, column, {**simpler, **baselines})
+            for name, column in own.items()
         },
         "shuffled_controls": controls,
         "called_viral_by_genus": _called_viral(table, threshold),
+        "genomes": genomes,
         "pretraining": json.loads(pretraining.read_text()) if pretraining.exists() else None,
         "bundle": {key: value for key, value in manifest.items() if key != "files"},
     }
@@ -101,10 +121,14 @@ def evaluate(
         table,
         history={name: lines for name, lines in history.items() if lines},
         baselines={**_alone(result["members"]), **result["baselines"]},
+        against=result["minus_best_baseline_auroc"],
+        genomes=genomes,
         context=_context(result, contigs, split),
     )
     for line in summary(result):
         print(line)
+    if manifest.get("trained_on") != contigs.trained_on:
+        print(UNKNOWN_TRAINING)
     print(folder / "report.html")
     return result
 
@@ -127,30 +151,25 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def alone(member: str) -> str:
+    """What a member by itself is called among the rivals."""
+    return f"its {member} alone"
+
+
 def _alone(members: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"its {name} alone": evaluation for name, evaluation in members.items()}
+    return {alone(name): evaluation for name, evaluation in members.items()}
 
 
-def _members(table: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """What each of several members would say alone, by name."""
+def _members(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each of several members would say by itself, by name."""
     names = [name.removeprefix(_LOGIT_OF) for name in table if name.startswith(_LOGIT_OF)]
-    if len(names) < 2:
-        return {}
-    return {name: _beside(table, expit(table[_LOGIT_OF + name])) for name in names}
+    return {name: expit(table[_LOGIT_OF + name]) for name in names} if len(names) > 1 else {}
 
 
-def _beside(table: Mapping[str, np.ndarray], scores: np.ndarray) -> dict[str, Any]:
-    """The evaluation of other scores of the same contigs, and how much better the model is."""
-    both = 0 < table["label"].sum() < len(table["label"])
+def _differences(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
-        "evaluation": evaluate_predictions(
-            {**table, "score": scores}, threshold=None, bootstrap=200
-        ),
-        "difference": paired_difference(
-            table["label"], table["score"], scores, "auroc", clusters=table["cluster"]
-        )
-        if both
-        else missing("contigs of one class only"),
+        name: {**entry["difference"], "by_length": entry["by_length"]}
+        for name, entry in entries.items()
     }
 
 
@@ -170,20 +189,20 @@ def _called_viral(table: Mapping[str, np.ndarray], threshold: float) -> dict[str
     }
 
 
-def _baselines(
-    bases: Sequence[np.ndarray], table: Mapping[str, np.ndarray], training: Windows
-) -> dict[str, dict[str, Any]]:
-    results = {}
+def _baselines(bases: Sequence[np.ndarray], training: Windows) -> dict[str, np.ndarray]:
+    found = {}
     for baseline in standard_baselines():
         baseline.fit(*training)
-        results[baseline.name] = _beside(table, baseline.predict(bases))
-    return results
+        found[baseline.name] = baseline.predict(bases)
+    return found
 
 
 def _context(result: Mapping[str, Any], contigs: Contigs, split: str) -> dict[str, Any]:
     bundle, info = result["bundle"], contigs.splits[split]
     origin = bundle["backbone"]
+    unknown = bundle.get("trained_on") != contigs.trained_on
     context: dict[str, Any] = {
+        "limits": (UNKNOWN_TRAINING,) if unknown else (),
         "title": f"Virus detector: evaluation on {split} contigs",
         "eyebrow": f"dnallm_jax, bundle of step {bundle['step']} of {bundle['steps']}",
         "data": f"{info.records:,} {split} contigs, {info.viral:,} of them viral",

@@ -27,6 +27,9 @@ METRICS = (
 )
 FALSE_POSITIVE_RATES = (0.05, 0.01, 0.001)
 LENGTH_EDGES = (300, 500, 1000, 3000, 5000, 10000)
+GC_EDGES = (0.3, 0.4, 0.5, 0.6)
+"""Shares of G and C at which bins of contigs meet."""
+
 MAX_EXACT_LENGTHS = 10
 """With more distinct lengths than this, contigs are reported in ranges of length."""
 
@@ -38,22 +41,23 @@ def evaluate_predictions(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Every reported measure of a predictions table, overall, by length, by novelty and by group.
+    """Every reported measure of a predictions table, overall and by length, novelty, group and GC.
 
     Args:
       predictions: equal-length columns. Needed: "label" {0, 1}, "score" (probability of virus, 0 to
-        1), "length" (bases). Used where present: "group", "novelty" (text; "-" is unknown),
-        "cluster" (then whole clusters are redrawn in the bootstrap: contigs of one genome are not
-        independent).
+        1), "length" (bases). Used where present: "group", "novelty" (text; "-" is unknown), "gc"
+        (share of G and C), "cluster" (then whole clusters are redrawn in the bootstrap: contigs of
+        one genome are not independent).
       threshold: records with score >= threshold are called viral; None where none has been chosen.
       bootstrap: resamples for each interval.
       seed: of the resamples.
 
     Returns:
-      {"settings", "overall", "by_length", "by_novelty", "by_group", "by_novelty_and_length",
-      "operating_points"}. "overall" and each bin are the dict that `evaluate_subset` describes. A
-      bin of one class only (a group of phages) is set against all records of the other class, of
-      the same length bin where the table is by length; its "against" says so.
+      {"settings", "overall", "by_length", "by_novelty", "by_group", "by_gc",
+      "by_novelty_and_length", "operating_points"}. "overall" and each bin are the dict that
+      `evaluate_subset` describes. A bin of one class only (a group of phages) is set against all
+      records of the other class, of the same length bin where the table is by length; its "against"
+      says so.
 
     Raises:
       ValueError: columns of different length, labels other than 0 and 1, scores outside 0 to 1.
@@ -82,6 +86,7 @@ def evaluate_predictions(
         "by_length": {name: entry(chosen, chosen) for name, chosen in bins.items()},
         "by_novelty": {name: entry(chosen, everything) for name, chosen in by_novelty.items()},
         "by_group": {name: entry(chosen, everything) for name, chosen in by_group.items()},
+        "by_gc": {name: entry(chosen, chosen) for name, chosen in gc_bins(columns).items()},
         "by_novelty_and_length": {
             name: {
                 length: entry(chosen & pool, pool)
@@ -316,6 +321,8 @@ def checked(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name in ("group", "novelty", "cluster"):
         if name in predictions:
             columns[name] = text(predictions[name])
+    if "gc" in predictions:
+        columns["gc"] = np.asarray(predictions["gc"], dtype=np.float64)
     return columns
 
 
@@ -324,6 +331,17 @@ def text_bins(columns: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndar
     if name not in columns or (columns[name] == "-").all():
         return {}
     return {str(value): columns[name] == value for value in np.unique(columns[name])}
+
+
+def gc_bins(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """bool[N] by share of G and C, "0-30 %" to "60-100 %", of those bins that hold contigs."""
+    if "gc" not in columns:
+        return {}
+    bins = {
+        f"{100 * low:.0f}-{100 * high:.0f} %": (columns["gc"] >= low) & (columns["gc"] < high)
+        for low, high in itertools.pairwise((0.0, *GC_EDGES, 1.0 + 1e-9))
+    }
+    return {name: chosen for name, chosen in bins.items() if chosen.any()}
 
 
 def length_bins(lengths: np.ndarray) -> dict[str, np.ndarray]:

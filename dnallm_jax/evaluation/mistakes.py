@@ -1,6 +1,7 @@
 """Which contigs does the detector get most wrong?"""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,38 @@ def genera_table(predictions: Mapping[str, np.ndarray], threshold: float | None)
     ]
     caption = f"Of {len(listed):,} genera with {FEWEST} contigs or more, those most often called"
     return page.table(caption, ("Genus", "Contigs", "Called viral"), rows, words=1)
+
+
+def genomes_section(genomes: Mapping[str, Any] | None) -> str:
+    """What was called viral in whole genomes that are not: regions per million bases."""
+    if not genomes:
+        return ""
+    rows = [
+        (
+            escape(name),
+            f"{entry['bases'] / 1e6:,.2f}",
+            f"{entry['regions']:,}",
+            page.cell(entry["per_million_bases"]),
+            page.percentage(entry["called_bases"] / entry["bases"]),
+        )
+        for name, entry in [("all", genomes["all"]), *genomes["by_group"].items()]
+    ]
+    heads = ("Group", "Million bases", "Regions", "Regions per million bases", "Bases called")
+    worst = [
+        (f"<code>{escape(e['sequence_id'])}</code>", f"{e['start']:,}", f"{e['stop']:,}",
+         page.decimal(e["score"]))
+        for e in genomes["longest"][:WORST]
+    ]  # fmt: skip
+    text = page.table("Called viral in whole genomes", heads, rows, own="all")
+    if worst:
+        text += "\n" + page.table(
+            "The longest regions", ("Sequence", "Start", "Stop", "Score"), worst
+        )
+    note = (
+        "Regions as score --regions finds them, at the same threshold. Chromosomes of bacteria "
+        "carry prophages, so some of these may be right answers."
+    )
+    return f'{text}\n<p class="note">{note}</p>'
 
 
 def varied(ranked: np.ndarray, organisms: np.ndarray) -> list[int]:

@@ -12,10 +12,17 @@ import numpy as np
 
 from dnallm_jax.evaluation import figures, metrics, page
 from dnallm_jax.evaluation.limits import limits_section
-from dnallm_jax.evaluation.mistakes import NOVELTY, genera_table, mistakes_section
+from dnallm_jax.evaluation.mistakes import (
+    NOVELTY,
+    genera_table,
+    genomes_section,
+    mistakes_section,
+)
 from dnallm_jax.evaluation.page import cell, escape, percentage
 from dnallm_jax.evaluation.verdict import (
+    Against,
     Baselines,
+    against_table,
     baseline_verdict,
     ranked_baselines,
     verdict,
@@ -36,6 +43,8 @@ def write_report(
     *,
     history: History | None = None,
     baselines: Baselines | None = None,
+    against: Against | None = None,
+    genomes: Mapping[str, Any] | None = None,
     context: Mapping[str, Any],
 ) -> None:
     """Writes the page to `path`, whole or not at all.
@@ -47,6 +56,8 @@ def write_report(
       history: name of a run ("pre-training", "fine-tuning") -> the lines of its metrics.jsonl, each
         with "step" and "bits_per_base" or "loss", alone or after "validation_".
       baselines: name -> `evaluate_predictions` of its predictions on the same contigs.
+      against: name of a score -> what `rivals.against_best` said of it, the detector's own first.
+      genomes: what `scoring.genomes.scan` found in whole genomes that are not viral.
       context: "title" and "eyebrow" (the line above it); "data" (which contigs these are); "limits"
         (more lines for that section); "references" (name of a run -> label -> a level to draw among
         its losses). Whatever else it holds is listed under its name: text, lines of text, or names
@@ -63,7 +74,12 @@ def write_report(
             calibration_section(evaluation, columns),
         ),
         ("groups", "By group and by novelty", group_section(evaluation)),
-        ("baselines", "Beside something simpler", baseline_section(evaluation, baselines or {})),
+        (
+            "baselines",
+            "Beside something simpler",
+            baseline_section(evaluation, baselines or {}) + against_table(against or {}),
+        ),
+        ("genomes", "Whole genomes that are not viral", genomes_section(genomes)),
         ("training", "How it learnt", training_section(history or {}, context)),
         (
             "mistakes",
@@ -76,7 +92,7 @@ def write_report(
     )
     markup = page.document(
         title,
-        header(title, evaluation, baselines or {}, context),
+        header(title, evaluation, baseline_verdict(evaluation, baselines or {}, against), context),
         [section for section in sections if section[2]],
         "<p>Made by dnallm_jax. Every figure on this page is in metrics.json, every score in "
         "predictions.tsv.</p>",
@@ -90,7 +106,7 @@ def write_report(
 def header(
     title: str,
     evaluation: Mapping[str, Any],
-    baselines: Baselines,
+    beside: str,
     context: Mapping[str, Any],
 ) -> str:
     """What a reader with half a minute needs: the verdict and the headline figures."""
@@ -113,7 +129,7 @@ def header(
         f'<p class="eyebrow">{escape(context.get("eyebrow", "Evaluation report"))}</p>\n'
         f"<h1>{escape(title)}</h1>\n"
         f'<p class="verdict">{escape(verdict(overall, settings["threshold"]))}</p>\n'
-        f"{baseline_verdict(evaluation, baselines)}\n"
+        f"{beside}\n"
         f'<dl class="cards">\n{"".join(cards)}\n</dl>\n'
         f'<p class="note">Measured on {overall["records"]:,} contigs, {overall["viral"]:,} of '
         f"them viral, {overall['bases'] / 1e6:,.1f} million bases{data}. Under each figure its "
@@ -249,7 +265,7 @@ def calibration_section(evaluation: Mapping[str, Any], columns: Mapping[str, np.
 
 
 def group_section(evaluation: Mapping[str, Any]) -> str:
-    """Which organisms does it find, and which does it mistake?"""
+    """Which organisms does it find, which does it mistake, and does composition decide?"""
     called = evaluation["settings"]["threshold"] is not None
     heads = ["", "Contigs", "AUROC", FOUND_AT_ONE_PERCENT]
     if called:
@@ -274,6 +290,12 @@ def group_section(evaluation: Mapping[str, Any]) -> str:
     if len(novelty) > 1:
         heads[0] = "Novelty"
         parts.append(page.table("By novelty", heads, [row(*item) for item in novelty.items()]))
+    by_gc = evaluation["by_gc"]
+    if len(by_gc) > 1:
+        heads[0] = "G and C"
+        parts.append(
+            page.table("By share of G and C", heads, [row(*item) for item in by_gc.items()])
+        )
     lengths = list(evaluation["by_length"])
     if len(lengths) > 1 and evaluation["by_novelty_and_length"]:
         crossed = [

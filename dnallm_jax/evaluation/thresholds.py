@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.special import gammaincinv
 
 PREVALENCES = (0.1, 0.01, 0.001)
 """Shares of viral contigs in a sample for which precision is given."""
@@ -88,6 +89,12 @@ def wilson(called: int, of: int) -> tuple[float, float]:
     low = 0.0 if called == 0 else (centre - half) / scale
     high = 1.0 if called == of else (centre + half) / scale
     return low, high
+
+
+def poisson(count: int) -> tuple[float, float]:
+    """95 % interval of the mean of which so many events were counted (Garwood 1936)."""
+    low = float(gammaincinv(count, 0.025)) if count else 0.0
+    return low, float(gammaincinv(count + 1, 0.975))
 
 
 def threshold_at_false_positive_rate(

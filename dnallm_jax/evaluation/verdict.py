@@ -5,6 +5,7 @@ from typing import Any
 
 from dnallm_jax.evaluation import figures, page
 from dnallm_jax.evaluation.page import escape, percentage
+from dnallm_jax.evaluation.rivals import OVERALL
 
 Baselines = Mapping[str, Mapping[str, Any]]
 """Name -> what `metrics.evaluate_predictions` said of its predictions on the same contigs."""
@@ -41,7 +42,13 @@ def verdict(overall: Mapping[str, Any], threshold: float | None) -> str:
     return sentence + "."
 
 
-def baseline_verdict(evaluation: Mapping[str, Any], baselines: Baselines) -> str:
+Against = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Name of a score -> length -> what `rivals.against_best` said of it."""
+
+
+def baseline_verdict(
+    evaluation: Mapping[str, Any], baselines: Baselines, against: Against | None = None
+) -> str:
     """Is it better than something simpler? Said loudly where it is not."""
     own = evaluation["overall"]["auroc"]
     ranked = ranked_baselines(baselines)
@@ -66,6 +73,12 @@ def baseline_verdict(evaluation: Mapping[str, Any], baselines: Baselines) -> str
             '<p class="warning"><strong>Better over all, not at every length.</strong> A baseline '
             f"is as good or better at {escape('; '.join(beaten))}.</p>"
         )
+    if against and (open_at := [_length(n) for n, e in _first(against).items() if unproven(e)]):
+        return (
+            f'<p class="warning"><strong>Better, but not beyond doubt.</strong> {escape(figure)} '
+            f"is the best of {len(ranked)} others. The interval of the difference to the best of "
+            f"them holds 0 at {escape('; '.join(open_at))}.</p>"
+        )
     apart = own["low"] is not None and of_best["high"] is not None and own["low"] > of_best["high"]
     return (
         f"<p>The best of {len(ranked)} simpler classifiers fitted on the same training contigs is "
@@ -73,6 +86,43 @@ def baseline_verdict(evaluation: Mapping[str, Any], baselines: Baselines) -> str
         + ("clearly below." if apart else "below, though the two intervals overlap.")
         + "</p>"
     )
+
+
+def _first(against: Against) -> Mapping[str, Mapping[str, Any]]:
+    """What is said of the detector itself, which comes first."""
+    return next(iter(against.values()))
+
+
+def against_table(against: Against) -> str:
+    """How much better than the best simpler classifier, at each length; where that is unproven."""
+    if not any(entry["value"] is not None for own in against.values() for entry in own.values()):
+        return ""
+    lengths = list(_first(against))
+    rows = []
+    for name, own in against.items():
+        shown = []
+        for length in lengths:
+            entry = own[length]
+            mark = f'<span class="ci">{escape(entry["rival"])}</span>' if entry["rival"] else ""
+            cell = page.cell(entry) + mark
+            shown.append(f'<span class="better">{cell}</span>' if unproven(entry) else cell)
+        rows.append([escape(name), *shown])
+    heads = ["AUROC above the best of them", *map(_length, lengths)]
+    table = page.table("Minus the best simpler classifier of each length", heads, rows)
+    note = (
+        "Both are redrawn together, whole clusters at a time; 95 % intervals. Orange: the interval "
+        "holds 0 or lies below it, so it is not shown to be better. Below, which is the best one."
+    )
+    return f'{table}\n<p class="note">{note}</p>'
+
+
+def unproven(entry: Mapping[str, Any]) -> bool:
+    """Whether a paired difference may as well be nothing."""
+    return entry["value"] is not None and entry["low"] <= 0
+
+
+def _length(name: str) -> str:
+    return "all lengths" if name == OVERALL else figures.bases(name)
 
 
 def ranked_baselines(baselines: Baselines) -> list[str]:

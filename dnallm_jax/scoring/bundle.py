@@ -4,7 +4,7 @@ import datetime
 import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -20,18 +20,21 @@ from dnallm_jax.model.network import make_network
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.scoring.joint import JointScorer
-from dnallm_jax.scoring.scorer import Scored, Scorer
+from dnallm_jax.scoring.scorer import Scored, Scorer, gc_share
 from dnallm_jax.training.checkpoints import load_bundle, save_bundle
 from dnallm_jax.training.manifest import Damaged, read_manifest, write_manifest
 
 if TYPE_CHECKING:  # which loads TFDS: scoring needs none
-    from data_pipeline.contigs import Contigs
+    from data_pipeline.contigs import ContigSource, Validation
 
 FORMAT = 2
 SHIPPED = pathlib.Path(__file__).parent.parent / "bundles" / "default"
 """The detector that comes with the package; docs/model_card.md says what it is."""
 FALSE_POSITIVE_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """A bundle holds a threshold for each of these that its validation contigs can support."""
+
+
+Split = TypeVar("Split", bound="ContigSource")
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,13 @@ class Detector:
     calibration: calibration.Calibration
     threshold: float
     manifest: Mapping[str, Any]
+
+    def predict(self, source: "Split") -> "Predictions[Split]":
+        """The predictions of a split, with a column `score` of calibrated probabilities."""
+        found = predict(self.scorer, source)
+        table = found.table
+        scores = self.calibration.apply(table["logit"], table["length"])
+        return Predictions(found.split, {**table, "score": scores})
 
     def probability(self, scored: Scored, length: int) -> float:
         """The calibrated probability that a sequence of `length` bases is viral."""
@@ -151,17 +161,22 @@ def note_opened(folder: pathlib.Path, split: str, data: str, figures: Mapping[st
     write_manifest(folder, {**manifest, "opened": [*manifest.get("opened", []), entry]})
 
 
-def predict(
-    scorer: Scorer | JointScorer, contigs: "Contigs", split: str, limit: int = 0
-) -> dict[str, np.ndarray]:
-    """The predictions table of a split, without calibrated scores.
+@dataclass(frozen=True)
+class Predictions(Generic[Split]):
+    """What a scorer says of the contigs of a split, without calibrated scores."""
+
+    split: type[Split]
+    table: dict[str, np.ndarray]
+
+
+def predict(scorer: Scorer | JointScorer, source: Split, limit: int = 0) -> Predictions[Split]:
+    """The predictions of a split.
 
     With a `limit`, of so many contigs spread evenly over it: they are often stored class by class.
     Columns: sequence_id, label, length, logit, and the metadata of the contigs; of a JointScorer
-    also `logit_NAME` and `windows_NAME` (`aggregation.Windows`) for each member. A contig of
-    unknown cluster is a cluster of its own.
+    also `logit_NAME` and `windows_NAME` (`aggregation.Windows`) for each member; `gc`, the share of
+    G and C among known bases. A contig of unknown cluster is a cluster of its own.
     """
-    source = contigs.source(split)
     count = min(limit, len(source)) if limit else len(source)
     records = [source[number * len(source) // count] for number in range(count)]
     scored = list(scorer.score(record["bases"].tobytes() for record in records))
@@ -169,6 +184,7 @@ def predict(
         "sequence_id": np.array([record["id"].decode() for record in records]),
         "label": np.array([record["label"] for record in records]),
         "length": np.array([len(record["bases"]) for record in records]),
+        "gc": np.array([gc_share(record["bases"].tobytes()) for record in records]),
         "logit": np.array([s.logit for s in scored]),
     }
     if isinstance(scorer, JointScorer):
@@ -179,14 +195,14 @@ def predict(
     for name in ("group", "cluster", "family", "genus", "novelty", "organism"):
         table[name] = np.array([record[name].decode() for record in records])
     table["cluster"] = np.where(table["cluster"] == "-", table["sequence_id"], table["cluster"])
-    return table
+    return Predictions(type(source), table)
 
 
 def write_bundle(
     folder: pathlib.Path,
     params: Mapping[str, Params],
     members: Mapping[str, Reading],
-    validation: Mapping[str, np.ndarray],
+    validation: "Predictions[Validation]",
     *,
     false_positive_rate: float,
     provenance: Mapping[str, Any],
@@ -201,15 +217,22 @@ def write_bundle(
 
     Args:
       params, members: the parameters of each member, and how it reads.
-      validation: a predictions table with columns `logit_NAME` and `windows_NAME` of each member.
+      validation: with columns `logit_NAME` and `windows_NAME` of each member.
 
     Returns:
       The evaluation on these predictions.
+
+    Raises:
+      TypeError: predictions of another split, by which nothing may be chosen.
     """
+    from data_pipeline.contigs import Validation
     from dnallm_jax.evaluation import metrics  # which loads scikit-learn: scoring needs none
 
-    scored = np.all([np.isfinite(validation[f"logit_{name}"]) for name in members], axis=0)
-    table = {name: column[scored] for name, column in validation.items()}
+    if validation.split is not Validation:
+        raise TypeError(f"a bundle is chosen by Validation, not by {validation.split.__name__}")
+    given = validation.table
+    scored = np.all([np.isfinite(given[f"logit_{name}"]) for name in members], axis=0)
+    table = {name: column[scored] for name, column in given.items()}
     labels, lengths, clusters = table["label"], table["length"], table["cluster"]
     soft = {}
     for name in members:

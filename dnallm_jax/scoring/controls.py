@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.contigs import Contigs
+from data_pipeline.contigs import Test, Validation
 from data_pipeline.shuffling import shuffle_dinucleotides
 from dnallm_jax.evaluation.thresholds import wilson
 from dnallm_jax.scoring.bundle import Detector
@@ -16,7 +16,7 @@ NAMES = {1: "viral", 0: "not viral"}
 
 
 def shuffled_controls(
-    detector: Detector, contigs: Contigs, split: str, *, count: int = 200, seed: int = 0
+    detector: Detector, source: Validation | Test, *, count: int = 200, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Of `count` contigs of each class, the share called viral with dinucleotides shuffled.
 
@@ -24,7 +24,6 @@ def shuffled_controls(
       "viral" and "not viral" -> {"value", "low", "high", "called", "of"}, Wilson intervals; a class
       of which the split has no contig of LENGTHS is left out.
     """
-    source = contigs.source(split)
     rng = np.random.default_rng(seed)
     shuffled: dict[int, list[bytes]] = {1: [], 0: []}
     for number in rng.permutation(len(source)).tolist():

@@ -1,12 +1,18 @@
-"""Where in a long sequence is the virus? Stretches whose windows are called viral by themselves.
+"""Where in a long sequence is the virus? Stretches that stand out, each called as contigs are.
 
-A sequence longer than WINDOW is cut into evenly spread windows of at most that length, and each is
-scored as a sequence of its own: calibrated for its length, called at the same threshold. Windows
-called that touch are one region.
+A sequence longer than WINDOW is cut into windows that overlap by half; each is scored as a sequence
+of its own. Neighbours are weighed together by a hidden Markov model of two states, virus and not:
+its likeliest path takes a run of windows for viral where their evidence outweighs two changes of
+state, so that neither one hot window makes a virus nor one cold window cuts it in two. Each run is
+then scored as a sequence of its own, calibrated for its length, and is a region if it reaches the
+threshold.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from data_pipeline.reading import Record
 from dnallm_jax.scoring.output import Calls, Result
@@ -14,41 +20,104 @@ from dnallm_jax.scoring.output import Calls, Result
 if TYPE_CHECKING:
     from dnallm_jax.scoring.bundle import Detector
 
-WINDOW = 5_000  # bases: long enough for a sure call, shorter than most viruses
+WINDOW = 5_000  # bases: long enough for a sure word, shorter than most viruses
+VIRUS, BETWEEN = (
+    40_000,
+    1_000_000,
+)  # bases: mean lengths of a virus in a chromosome, and of the rest
+EVIDENCE = 0.5  # of a window's log-odds that counts: neighbours share half of their bases
 
-Region = tuple[int, int, float]  # start, stop (from 0, stop not in it), highest score of a window
+Region = tuple[int, int, float]  # start, stop (from 0, stop not in it), score
+Span = tuple[int, int]
 
 
 def regions(
     detector: "Detector", calls: Calls, records: Sequence[Record], results: Sequence[Result]
 ) -> Iterator[list[Region]]:
-    """The regions of each record, whose rows are `results`, in order along it."""
+    """The regions of each record, whose rows are `results`, in order along it.
+
+    A record called viral in which no stretch stands out is one region, as a short one is.
+    """
     from dnallm_jax.scoring.scorer import windows
 
     cuts = [
-        windows(row.length, WINDOW) if row.length > WINDOW and row.virus_score is not None else []
+        windows(row.length, WINDOW, WINDOW // 2)
+        if row.length > WINDOW and row.virus_score is not None
+        else []
         for row in results
     ]
+    runs = [
+        viral_runs(spans, log_odds, row.length)
+        for row, spans, log_odds in zip(
+            results, cuts, _log_odds(detector, records, cuts), strict=True
+        )
+    ]
+    scored = _log_odds(detector, records, runs)
+    for row, own, log_odds in zip(results, runs, scored, strict=True):
+        scores = [calls.score(1 / (1 + math.exp(-z))) for z in log_odds]
+        found = [
+            (start, stop, score)
+            for (start, stop), score in zip(own, scores, strict=True)
+            if score >= calls.threshold
+        ]
+        if not found and row.is_virus:
+            found = [(0, row.length, row.virus_score or 0.0)]
+        yield found
+
+
+def _log_odds(
+    detector: "Detector", records: Sequence[Record], spans: Sequence[Sequence[Span]]
+) -> Iterator[np.ndarray]:
+    """float64[W] for each record: calibrated log-odds of its spans; 0 where nothing is known."""
     scored = detector.scorer.score(
         record.bases[start:stop]
-        for record, spans in zip(records, cuts, strict=True)
-        for start, stop in spans
+        for record, own in zip(records, spans, strict=True)
+        for start, stop in own
     )
-    for row, spans in zip(results, cuts, strict=True):
-        found: list[Region] = []
-        if not spans and row.is_virus:
-            found = [(0, row.length, row.virus_score or 0.0)]
-        for start, stop in spans:
-            one = next(scored)
-            if one.logit != one.logit:  # nan: nothing there to be read
-                continue
-            score = calls.score(detector.probability(one, stop - start))
-            if score < calls.threshold:
-                continue
-            if found and start <= found[-1][1]:
-                start, score = found[-1][0], max(score, found.pop()[2])
-            found.append((start, stop, score))
-        yield found
+    for own in spans:
+        logits = np.array([next(scored).logit for _ in own])
+        lengths = np.array([stop - start for start, stop in own], int)
+        found = detector.calibration.log_odds(logits, lengths) if own else logits
+        yield np.where(np.isnan(found), 0.0, found)
+
+
+def viral_runs(spans: Sequence[Span], log_odds: np.ndarray, length: int) -> list[Span]:
+    """The stretches in which the likeliest path is in the viral state.
+
+    Neighbouring windows meet in the middle of what they share.
+    """
+    if not spans:
+        return []
+    middles = [(start + stop) // 2 for (start, _), (_, stop) in zip(spans[1:], spans, strict=False)]
+    edges = [0, *middles, length]
+    step = length / len(spans)
+    enter, leave = min(step / BETWEEN, 0.5), min(step / VIRUS, 0.5)
+    path = likeliest_path(EVIDENCE * log_odds, enter, leave)
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], path, [0]])))
+    return [(edges[first], edges[last]) for first, last in changes.reshape(-1, 2).tolist()]
+
+
+def likeliest_path(log_odds: np.ndarray, enter: float, leave: float) -> np.ndarray:
+    """int64[W] of 0 and 1: the most probable states (Viterbi 1967), 1 where `log_odds` speaks.
+
+    Args:
+      log_odds: float[W], of state 1 at each place. enter, leave: the chances that state 1 begins,
+        and that it ends, from one place to the next. The path begins, and so ends, as it goes on.
+    """
+    stay, change = math.log(1 - enter), math.log(enter)
+    remain, back = math.log(1 - leave), math.log(leave)
+    zero, one = math.log(leave / (enter + leave)), math.log(enter / (enter + leave))
+    one += log_odds[0]
+    came = np.zeros((len(log_odds), 2), np.int64)  # the state before the best path to each state
+    for place, odds in enumerate(log_odds[1:].tolist(), 1):
+        to_zero, to_one = (zero + stay, one + back), (zero + change, one + remain)
+        came[place] = (to_zero[1] > to_zero[0], to_one[1] > to_one[0])
+        zero, one = max(to_zero), max(to_one) + odds
+    path = np.zeros(len(log_odds), np.int64)
+    path[-1] = one > zero
+    for place in range(len(path) - 1, 0, -1):
+        path[place - 1] = came[place, path[place]]
+    return path
 
 
 def bed(

@@ -204,6 +204,12 @@ def known_bases(letters: bytes) -> int:
     return len(letters) - len(letters.translate(None, _LETTERS))
 
 
+def gc_share(letters: bytes) -> float:
+    """The share of G and C among the letters that are A, C, G or T (or U); nan without any."""
+    known = known_bases(letters)
+    return (len(letters) - len(letters.translate(None, b"CGcg"))) / known if known else math.nan
+
+
 def window_sizes(window: int) -> list[int]:
     """The few lengths that windows are padded to: `window`, each about 0.7 of the next, over 150.
 

@@ -34,11 +34,19 @@ def window_batches(
 
 
 def baseline_windows(
-    settings: Finetune, contigs: Contigs, count: int
+    config: Config, contigs: Contigs, count: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """`count` training windows of each length, drawn as the model's are: (ASCII uint8, labels)."""
+    """`count` training windows of each length, drawn as the model's are: (ASCII uint8, labels).
+
+    Of the lengths of every member: a rival fitted on short windows alone would be too easily beaten
+    on long ones.
+    """
+    settings = config.finetune
+    lengths = set(settings.lengths)
+    if config.composition.steps:
+        lengths |= set(config.composition.lengths)
     batches = window_batches(settings, contigs, Composition(), parts=1, process=0, processes=1)
-    return fixed_windows(batches, settings.lengths, count)
+    return fixed_windows(batches, sorted(lengths), count)
 
 
 def composition_settings(config: Config) -> Finetune:

@@ -57,7 +57,8 @@ def check_holds(found: Contigs, split: str, path: str) -> None:
 
 def test_records_and_labels(three: ContigsOptions, tmp_path: pathlib.Path) -> None:
     found = build_contigs(three, str(tmp_path / "d"))
-    for split in ("train", "validation", "test"):
+    for split, kind in contigs.SPLITS.items():
+        assert type(found.source(split)) is kind
         check_holds(found, split, getattr(three, split)[0])
     example = found.source("train")[3]
     assert {name: example[name] for name in contigs.METADATA} == {

@@ -6,12 +6,12 @@ import pathlib
 import jax
 import numpy as np
 
-from data_pipeline.contigs import Contigs, ContigsOptions, build_contigs
+from data_pipeline.contigs import Contigs, ContigsOptions, Validation, build_contigs
 from data_pipeline.tokenizers import from_spec
 from dnallm_jax.evaluation.aggregation import Windows
 from dnallm_jax.model.classifier import Classifier
 from dnallm_jax.model.network import gpt_network
-from dnallm_jax.scoring.bundle import Reading, write_bundle
+from dnallm_jax.scoring.bundle import Predictions, Reading, write_bundle
 from tests.dnallm_jax.tiny import RUN, SPEC, numpy_params
 
 PROVENANCE = {
@@ -64,7 +64,7 @@ def write_tiny_bundle(folder: pathlib.Path, view: str = "bases", window: int = 3
         folder,
         {"gpt": params},
         {"gpt": how},
-        validation_table(),
+        Predictions(Validation, validation_table()),
         false_positive_rate=0.05,
         provenance=PROVENANCE,
     )

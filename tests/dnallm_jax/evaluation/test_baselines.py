@@ -89,7 +89,7 @@ def test_every_standard_baseline_learns_what_it_can_see() -> None:
         else:
             assert (scores[:30] < 0.5).mean() > 0.8, baseline.name
             assert (scores[30:] > 0.5).mean() > 0.8, baseline.name
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 9
 
 
 def test_nothing_is_learnt_where_there_is_nothing() -> None:

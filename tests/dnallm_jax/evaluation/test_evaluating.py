@@ -59,6 +59,7 @@ def predictions_of(contigs: Contigs) -> dict[str, np.ndarray]:
         "sequence_id": text["id"],
         "label": label,
         "length": np.array([len(record["bases"]) for record in records]),
+        "gc": np.array([np.isin(record["bases"], list(b"GC")).mean() for record in records]),
         "logit": logit,
         "score": 1 / (1 + np.exp(-logit)),
         "cluster": cluster,
@@ -92,6 +93,7 @@ def evaluate(
     *,
     windows: evaluating.Windows | None = None,
     pretraining: dict[str, Any] | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     result = folder / "result.json"
     if pretraining is not None:
@@ -106,7 +108,7 @@ def evaluate(
         training_windows=windows,
         history=HISTORY,
         pretraining=result,
-        manifest=MANIFEST,
+        **{"manifest": MANIFEST, **more},
     )
 
 
@@ -135,7 +137,9 @@ def test_what_is_left_behind(
     for shown in ("GC content", "Markov order 4", "1,234,567 bases seen", "60 validation contigs"):
         assert shown in page
     printed = capsys.readouterr().out.splitlines()
-    assert printed == [*evaluating.summary(result), str(folder / "report.html")]
+    unknown = evaluating.UNKNOWN_TRAINING
+    assert printed == [*evaluating.summary(result), unknown, str(folder / "report.html")]
+    assert "whether it has seen some of them is unknown" in page
 
 
 def test_predictions_are_written_one_row_a_contig(
@@ -178,10 +182,56 @@ def test_whole_clusters_are_redrawn(
         return paired_difference(*arguments, clusters=clusters)
 
     found = result["model_minus_baseline_auroc"]["GC content"]
-    assert found == difference(table["cluster"])
+    assert {**found, "by_length": None} == {**difference(table["cluster"]), "by_length": None}
+    assert set(found["by_length"]) == {"200", "300"}
     # Contigs of one cluster score alike, so redrawing them one by one would promise too much.
     alone = difference(None)
     assert found["high"] - found["low"] > 1.2 * (alone["high"] - alone["low"])
+
+
+@pytest.mark.usefixtures("few_baselines")
+def test_members_and_other_bundles_are_rivals(
+    contigs: Contigs, predictions: dict[str, np.ndarray], tmp_path: pathlib.Path
+) -> None:
+    """Of two members the GPT is measured beside the others, and so is another bundle's GPT."""
+    noise = np.random.default_rng(1).normal(size=(3, len(predictions["label"])))
+    mine = {"logit_composition": noise[0], "logit_gpt": predictions["logit"] - 0.2}
+    other = {"logit_composition": noise[1], "logit_gpt": noise[2], "score": np.full(60, 0.5)}
+    scan = {"records": 1, "bases": 2_000_000, "regions": 3, "called_bases": 90_000}
+    scan["per_million_bases"] = {"value": 1.5, "low": 0.3, "high": 4.4}
+    region = {"sequence_id": "chr<1>", "start": 10, "stop": 30_010, "score": 0.97}
+    genomes = {"threshold": 0.6, "all": scan, "by_group": {"bacteria": scan}, "longest": [region]}
+    manifest = MANIFEST | {"trained_on": contigs.trained_on}
+    result = evaluate(
+        tmp_path,
+        contigs,
+        predictions | mine,
+        windows=training_windows(),
+        others={"runs/random/bundle": predictions | other},
+        genomes=genomes,
+        manifest=manifest,
+    )
+    assert set(result["members"]) == {"composition", "gpt"}
+    theirs = "runs/random/bundle: its gpt alone"
+    assert {"runs/random/bundle", theirs, "GC content"} < set(result["baselines"])
+    against = result["minus_best_baseline_auroc"]
+    assert list(against) == ["this detector", "gpt"]
+    everything = [result["baselines"], {"its composition alone": result["members"]["composition"]}]
+    worth = {n: e["overall"]["auroc"]["value"] for group in everything for n, e in group.items()}
+    best = max(worth, key=lambda name: worth[name])
+    assert against["gpt"]["all"]["rival"] == best
+    assert against["gpt"]["all"]["b"] == pytest.approx(worth[best])
+    assert set(against["gpt"]) == {"all", "200", "300"}
+    assert result["gpt_minus_other_gpt_auroc"]["runs/random/bundle"]["b"] == pytest.approx(
+        worth[theirs]
+    )
+    page = (tmp_path / "validation" / "report.html").read_text()
+    assert "Minus the best simpler classifier of each length" in page
+    assert "chr&lt;1&gt;" in page
+    assert "1.500" in page
+    assert evaluating.UNKNOWN_TRAINING not in page
+    assert set(result["model"]["by_gc"]) <= {"40-50 %", "50-60 %", "30-40 %", "60-100 %", "0-30 %"}
+    assert sum(e["records"] for e in result["model"]["by_gc"].values()) == 59
 
 
 def test_an_evaluation_again_replaces_the_first(

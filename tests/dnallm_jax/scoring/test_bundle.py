@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.contigs import Contigs
+from data_pipeline.contigs import Contigs, Test, Train, Validation
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizers import reverse_complement
 from data_pipeline.views import Composition
@@ -22,6 +22,7 @@ from dnallm_jax.parallel.mesh import make_mesh
 from dnallm_jax.scoring import controls
 from dnallm_jax.scoring.bundle import (
     Detector,
+    Predictions,
     Reading,
     make_scorer,
     note_opened,
@@ -132,13 +133,30 @@ def test_few_records_that_are_not_viral_give_the_middle_as_threshold(
         tmp_path / "bundle",
         {"gpt": params_and_folder[0]},
         {"gpt": reading()},
-        validation_table(12),
+        Predictions(Validation, validation_table(12)),
         false_positive_rate=0.01,
         provenance=PROVENANCE,
     )
     found = opened(tmp_path / "bundle")
     assert found.threshold == 0.5
     assert found.manifest["threshold_false_positive_rate"] is None
+
+
+@pytest.mark.parametrize("split", [Train, Test])
+def test_nothing_is_chosen_by_another_split(
+    split: type[Train | Test], params_and_folder: tuple[dict, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    """The type checker says so first: this is the planted fault."""
+    with pytest.raises(TypeError, match=f"chosen by Validation, not by {split.__name__}"):
+        write_bundle(
+            tmp_path / "bundle",
+            {"gpt": params_and_folder[0]},
+            {"gpt": reading()},
+            Predictions(split, validation_table()),  # type: ignore[arg-type]
+            false_positive_rate=0.01,
+            provenance=PROVENANCE,
+        )
+    assert not (tmp_path / "bundle").exists()
 
 
 # --- damage ---------------------------------------------------------------------------------------
@@ -221,7 +239,7 @@ def test_frames_are_not_read_at_one_end() -> None:
 
 
 def test_predictions_are_one_row_a_contig(detector: Detector, contigs: Contigs) -> None:
-    table = predict(detector.scorer, contigs, "validation")
+    table = predict(detector.scorer, contigs.source("validation")).table
     source = contigs.source("validation")
     records = [source[number] for number in range(len(source))]
     assert table["sequence_id"].tolist() == [record["id"].decode() for record in records]
@@ -230,10 +248,17 @@ def test_predictions_are_one_row_a_contig(detector: Detector, contigs: Contigs) 
     expected = detector.scorer.score(record["bases"].tobytes() for record in records)
     assert table["logit"].tolist() == [scored.logit for scored in expected]
     assert set(table["group"]) == {"g0", "g1"}
+    bases = [record["bases"].tobytes() for record in records]
+    shares = [(b.count(b"G") + b.count(b"C")) / len(b) for b in bases]
+    assert table["gc"] == pytest.approx(shares)
+    found = detector.predict(source)
+    assert found.split is Validation
+    expected = detector.calibration.apply(table["logit"], table["length"])
+    assert found.table["score"].tolist() == expected.tolist()
 
 
 def test_contigs_of_unknown_cluster_are_not_relatives(detector: Detector, contigs: Contigs) -> None:
-    table = predict(detector.scorer, contigs, "validation")
+    table = predict(detector.scorer, contigs.source("validation")).table
     own = table["cluster"] == table["sequence_id"]
     assert own.sum() == 8
     assert "-" not in table["cluster"]
@@ -241,10 +266,10 @@ def test_contigs_of_unknown_cluster_are_not_relatives(detector: Detector, contig
 
 
 def test_a_limited_prediction_sees_both_classes(detector: Detector, contigs: Contigs) -> None:
-    table = predict(detector.scorer, contigs, "validation", 6)
+    table = predict(detector.scorer, contigs.source("validation"), 6).table
     assert table["label"].tolist() == [0, 0, 0, 1, 1, 1]
     assert len(set(table["sequence_id"])) == 6
-    assert len(predict(detector.scorer, contigs, "validation", 1_000)["label"]) == 24
+    assert len(predict(detector.scorer, contigs.source("validation"), 1_000).table["label"]) == 24
 
 
 # --- what was looked at ---------------------------------------------------------------------------
@@ -293,7 +318,7 @@ def two_members(
             "composition": Reading(network.description, None, Composition.name, 500),
             "gpt": reading(),
         },
-        table,
+        Predictions(Validation, table),
         false_positive_rate=0.05,
         provenance=PROVENANCE,
     )
@@ -320,7 +345,7 @@ def test_members_are_joined_by_the_length_of_the_sequence(
 
 def test_members_have_columns_of_their_own(two_members: pathlib.Path, contigs: Contigs) -> None:
     scorer = opened(two_members).scorer
-    table = predict(scorer, contigs, "validation")
+    table = predict(scorer, contigs.source("validation")).table
     source = contigs.source("validation")
     scored = list(scorer.score(source[n]["bases"].tobytes() for n in range(len(source))))
     for place, name in enumerate(("composition", "gpt")):
@@ -340,11 +365,12 @@ def test_controls_are_shuffled_contigs_of_each_class(
     detector: Detector, contigs: Contigs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(controls, "LENGTHS", (200, 300))
+    held_out = contigs.source("validation")
     called_all = dataclasses.replace(detector, threshold=0.0)
     assert {
         name: (rate["called"], rate["of"])
-        for name, rate in shuffled_controls(called_all, contigs, "validation", count=5).items()
+        for name, rate in shuffled_controls(called_all, held_out, count=5).items()
     } == {"viral": (5, 5), "not viral": (5, 5)}
     called_none = dataclasses.replace(detector, threshold=1.1)
-    rates = shuffled_controls(called_none, contigs, "validation", count=5)
+    rates = shuffled_controls(called_none, held_out, count=5)
     assert [rate["value"] for rate in rates.values()] == [0, 0]
