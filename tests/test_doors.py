@@ -49,6 +49,7 @@ SOUND = {
             importlib.import_module(f"dnallm_jax.commands.{command}").main()
         """,
     "configs/tiny.py": "from ml_collections import ConfigDict\nimport math",
+    "benchmarks/bench_against_transformers.py": "def theirs():\n  import torch, transformers",
     "dnallm_jax/__init__.py": """
         from typing import TYPE_CHECKING
         if TYPE_CHECKING:
@@ -119,6 +120,8 @@ PLANTED = [
     (room_rules, "dnallm_jax/model/gpt.py", "import numpy as np\nx = np.load('x')"),
     (libraries, "dnallm_jax/training/loop.py", "from orbax import checkpoint"),
     (libraries, "benchmarks/speed.py", "import torch.nn"),
+    (libraries, "benchmarks/bench_against_transformers.py", "import torch"),
+    (libraries, "benchmarks/bench_against_transformers.py", "def f():\n  import keras"),
     (libraries, "tests/test_x.py", "def f():\n  import tensorflow as tf"),
     (libraries, "configs/tiny.py", "import importlib; importlib.import_module('tensorflow.io')"),
     (light_top, "main.py", "import jax"),
