@@ -10,6 +10,7 @@ COMMANDS = {
     "prepare": "FASTA/FASTQ/GenBank -> a TFDS data set of packed rows, and one of labelled contigs",
     "pretrain": "packed rows -> a pre-trained GPT: Orbax checkpoints and metrics",
     "finetune": "pre-trained checkpoint + labelled contigs -> a virus classifier (a bundle)",
+    "tune": "a search over the settings of finetune, judged on validation; needs optuna",
     "evaluate": "bundle + labelled contigs -> metrics.json, predictions.tsv, report.html",
     "score": "bundle + FASTA/FASTQ -> TSV, JSON lines or Parquet: one row per record, in order",
     "plan": "config + TPU topology -> does it fit, how fast can it be: compiled, without a TPU",

@@ -33,6 +33,7 @@ from dnallm_jax.config.schema import (
     Pretrain,
     Score,
     Tokenizer,
+    Tune,
     gpt_spec,
     tokenizer_spec,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "Pretrain",
     "Score",
     "Tokenizer",
+    "Tune",
     "check",
     "default_config",
     "differences",

@@ -120,7 +120,7 @@ def check(c: Config) -> None:
             "composition.networks",
         ),
         *("composition.window", "score.window", "score.batch_tokens"),
-        *("pretrain.steps", "finetune.steps", "finetune.seeds"),
+        *("pretrain.steps", "finetune.steps", "finetune.seeds", "tune.trials"),
     ):
         require(of(key) > 0, f"{key} must be at least 1")
     multiple("pretrain.batch_rows", "pretrain.accumulate")

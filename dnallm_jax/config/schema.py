@@ -234,6 +234,24 @@ class Composition:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tune:
+    """`tune`: a search over keys of the finetune section, judged on validation contigs."""
+
+    trials: int = 20  # at most
+    hours: float = 0.0  # after so many, all trials together, none is begun; 0: no limit
+    startup: int = 5  # first trials are drawn at random, and none is ended early
+    seed: int = 0
+    # One line a key: KEY = LOW .. HIGH, with log after it or not, or KEY = ONE | OTHER.
+    space: tuple[str, ...] = (
+        "finetune.optimizer.learning_rate = 1e-4 .. 5e-3 log",
+        "finetune.optimizer.schedule = cosine | wsd",
+        "finetune.pooling = mean | attention",
+        "finetune.layer_decay = 0.5 .. 1",
+        "finetune.dropout = 0.0 | 0.1 | 0.3",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     window: int = 3000  # bases of the windows that a longer sequence is cut into
     overlap: int = 0  # bases that neighbouring windows share: costs time, see benchmarks/LOG.md
@@ -257,6 +275,7 @@ class Config:
     finetune: Finetune = dataclasses.field(default_factory=Finetune)
     composition: Composition = dataclasses.field(default_factory=Composition)
     score: Score = dataclasses.field(default_factory=Score)
+    tune: Tune = dataclasses.field(default_factory=Tune)
 
 
 def tokenizer_spec(tokenizer: Tokenizer) -> dict[str, Any]:

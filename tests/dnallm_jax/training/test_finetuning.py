@@ -1,11 +1,14 @@
 """Do the ways to fine-tune do what they say, and go on exactly where they were killed?"""
 
+import json
 import pathlib
+import runpy
 import shutil
 
 import numpy as np
 import pytest
 
+from dnallm_jax.config import resolve
 from dnallm_jax.training.checkpoints import saved_steps
 from dnallm_jax.training.manifest import read_manifest
 from tests.dnallm_jax.training.place import Place, arrays, assert_equal_runs, differing
@@ -89,3 +92,32 @@ def test_seeds_and_patience(place: Place) -> None:
     assert said.count("start       step 6 (restored)") == 2
     assert (workdir / "finetune" / "metrics.jsonl").read_bytes() == lines
     assert read_manifest(workdir / "bundle")["seeds"] == manifest["seeds"]
+
+
+def test_a_killed_search_of_real_runs_goes_on_and_writes_the_best(place: Place) -> None:
+    pytest.importorskip("optuna", reason="tune's library is not installed")
+    folder = copied(place, "search") / "tune"
+    # One compiled step does for all: the trials differ in their windows only.
+    words = [*SETTINGS, "--config.tune.trials=3", "--config.tune.seed=1"]
+    words.append("--config.tune.space=('finetune.mutate = 0.0 .. 0.2',)")
+    second = folder / "trial-001" / "checkpoints"
+    place.kill_when((second / "4").exists, "tune", "search", *words)
+    assert [line.split()[1] for line in table(folder)] == ["state", "complete"]
+    said = place.run("tune", "search", *words)
+    assert "trial 0: complete" in said
+    assert "trial 0: mutate" not in said, "what was finished is kept"
+    assert "start       step" in said
+    assert [line.split()[0] for line in table(folder)] == ["trial", "0", "1", "2"]
+    assert (folder / "tune.html").read_text().count("<svg") == 3
+    config = resolve(runpy.run_path(str(folder / "best.py"))["get_config"]())
+    trials = json.loads((folder / "search.json").read_text())["trials"]
+    best = max(trials, key=lambda trial: (trial["value"], -trial["number"]))
+    assert config.finetune.mutate == best["chosen"]["finetune.mutate"]
+    assert config.finetune.steps == STEPS
+    kept = [n for n in range(3) if (folder / f"trial-{n:03}" / "checkpoints").exists()]
+    assert kept == [best["number"]]
+    assert all((folder / f"trial-{n:03}" / "metrics.jsonl").exists() for n in range(3))
+
+
+def table(folder: pathlib.Path) -> list[str]:
+    return (folder / "trials.tsv").read_text().splitlines()
