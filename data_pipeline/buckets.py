@@ -1,4 +1,4 @@
-"""How does a data set travel between this machine and a bucket (gs://)?
+"""How are buckets reached, and how does a data set travel between this machine and one (gs://)?
 
 ArrayRecord files are read at random places, so they are read from a local disk: each host of a run
 copies the data set once. Its pointer file comes last, so that in either place it names what is
@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline.errors import UserError
 
-CLOUD = {"gs://": "etils[epath-gcs]", "s3://": "etils[epath-s3]"}
-"""Kinds of bucket, and what reading them needs."""
+CLOUD = ("gs://", "s3://")
+"""Kinds of bucket that sequences are read from; only the first kind is written to."""
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:
@@ -28,18 +29,48 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
 def filesystem(uri: str) -> tuple[Any, str]:
     """The fsspec file system of a gs:// or s3:// address, and the address as it calls it.
 
-    It keeps no listings: other processes, and other libraries, write to the same place.
+    It keeps no listings: other processes, and other libraries, write to the same place. Of s3:// it
+    is Arrow's, which comes with TFDS, as no s3fs goes with the other packages' versions.
     """
     import fsspec  # comes with etils[epath]; only needed here
 
+    if uri.startswith("s3://"):
+        return _s3(uri)
     try:
         return fsspec.core.url_to_fs(uri, use_listings_cache=False)
     except ImportError as problem:
-        scheme = uri[: uri.index("//") + 2]
         raise UserError(
-            f"{uri}: reading {scheme} needs another package; "
-            f"run: python -m pip install '{CLOUD[scheme]}'"
+            f"{uri}: reading gs:// needs the package gcsfs; install requirements-cloud.txt"
         ) from problem
+
+
+def _s3(uri: str) -> tuple[Any, str]:
+    """Signed where the variables or the file of AWS's tools say who asks; else as anybody.
+
+    (Looking for the role of a cloud machine takes long where there is none: AWS_PROFILE=default
+    asks for it.)
+    """
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow import fs
+
+    told = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN")
+    file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    signed = any(map(os.environ.get, told)) or os.path.exists(os.path.expanduser(file))
+    endpoint = urllib.parse.urlsplit(
+        os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    name = uri.removeprefix("s3://")
+    with _told(uri):
+        if not region and not endpoint.netloc:
+            region = fs.resolve_s3_region(name.split("/")[0])
+        system = fs.S3FileSystem(
+            anonymous=not signed,
+            region=region,
+            endpoint_override=endpoint.netloc or None,
+            scheme=endpoint.scheme or "https",
+        )
+    return ArrowFSWrapper(system, skip_instance_cache=True), name
 
 
 def local(data_dir: str) -> str:

@@ -115,7 +115,7 @@ def _matches(pattern: str) -> list[str]:
     if pattern.startswith(_WEB):
         split_checksum(pattern)  # a mistyped checksum is told before hours of download
         return [pattern]
-    if pattern.startswith(tuple(CLOUD)):
+    if pattern.startswith(CLOUD):
         return _cloud_matches(pattern)
     if "://" in pattern:
         raise UserError(
@@ -194,8 +194,8 @@ def _raw_blocks(path: str) -> Iterator[bytes]:
         return _blocks(lambda: contextlib.nullcontext(sys.stdin.buffer), shown(path))
     if path.startswith(_WEB):
         return _web_blocks(path)
-    if path.startswith(tuple(CLOUD)):
-        return _cloud_blocks(path)
+    if path.startswith(CLOUD):
+        return cloud_blocks(path)
     return _blocks(functools.partial(_open_file, path), path)
 
 
@@ -235,10 +235,15 @@ def _cloud_matches(uri: str) -> list[str]:
         found = [path for path in found if path.lower().endswith(ENDINGS)]
     if not found:
         raise UserError(f"{uri}: no sequence file is found there; check the address and ending")
-    return sorted(system.unstrip_protocol(path) for path in found)
+    scheme = uri[: uri.index("//") + 2]
+    return sorted(scheme + path.split("://")[-1].lstrip("/") for path in found)
 
 
-def _cloud_blocks(uri: str) -> Iterator[bytes]:
+def cloud_blocks(uri: str) -> Iterator[bytes]:
+    """The object at a gs:// or s3:// address as it lies there, in blocks of 1 to BLOCK bytes.
+
+    UserError when it cannot be read.
+    """
     system, name = filesystem(uri)
     try:
         with system.open(name, "rb") as file:

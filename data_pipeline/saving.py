@@ -1,4 +1,4 @@
-"""How do sources that can be read only once, or only over the web, become files for `prepare`?"""
+"""How do sources that can be read only once, or from elsewhere, become files for `prepare`?"""
 
 import hashlib
 import os
@@ -8,21 +8,23 @@ import sys
 import urllib.parse
 from collections.abc import Sequence
 
+from data_pipeline.buckets import CLOUD
 from data_pipeline.download import download, split_checksum
-from data_pipeline.opening import expand
+from data_pipeline.opening import cloud_blocks, expand
 
 _WEB = ("http://", "https://")
 
 
 def saved(patterns: Sequence[str], folder: str) -> tuple[str, ...]:
-    """What the patterns of `opening.expand` name, with web addresses and "-" saved in `folder`.
+    """What the patterns of `opening.expand` name, with "-" and what is elsewhere saved in `folder`.
 
-    An address is fetched once: to have a file again, delete it there. Standard input is saved anew
-    each time. A file appears under its name only when it is whole; UserError as in `download`.
+    An address (web, gs://, s3://) is fetched once: to have a file again, delete it there. Standard
+    input is saved anew each time. A file appears under its name only when it is whole; UserError as
+    in `download`.
     """
     paths = []
     for path in expand(patterns) if patterns else []:
-        if path == "-" or path.startswith(_WEB):
+        if path == "-" or path.startswith((*_WEB, *CLOUD)):
             os.makedirs(folder, exist_ok=True)
             source, path = path, os.path.join(folder, _name(path))
             if source == "-":
@@ -30,7 +32,11 @@ def saved(patterns: Sequence[str], folder: str) -> tuple[str, ...]:
                     shutil.copyfileobj(sys.stdin.buffer, file)
                 os.replace(f"{path}.partial", path)
             elif not os.path.exists(path):
-                download(source, f"{path}.partial")
+                if source.startswith(CLOUD):
+                    with open(f"{path}.partial", "wb") as file:
+                        file.writelines(cloud_blocks(source))
+                else:
+                    download(source, f"{path}.partial")
                 os.replace(f"{path}.partial", path)
         paths.append(path)
     return tuple(paths)
@@ -40,6 +46,6 @@ def _name(source: str) -> str:
     """A file name that tells the address, and differs between addresses and checksums."""
     if source == "-":
         return "standard-input"
-    address, _, _ = split_checksum(source)
+    address = source if source.startswith(CLOUD) else split_checksum(source)[0]
     stem = posixpath.basename(urllib.parse.urlsplit(address).path) or "download"
     return f"{hashlib.sha256(source.encode()).hexdigest()[:8]}-{stem}"

@@ -3,8 +3,8 @@ python main.py prepare --inspect --workdir=DIR
 
 Reads the genomes named by config.corpus into a TFDS data set of packed rows (DIR/data/corpus) and
 the labelled records named by config.contigs into a second one (DIR/data/contigs). Paths are
-relative to config.root; web addresses and - (standard input) are saved in DIR/data/downloads first.
-What is there already and of the same identity is kept.
+relative to config.root; addresses (http, gs://, s3://) and - (standard input) are saved in
+DIR/data/downloads first. What is there already and of the same identity is kept.
 
 --workers=N writes the corpus in N processes, --beam_pipeline_options=runner=NAME,... through Apache
 Beam (an environment of its own: requirements-beam.txt; runner=FnApiRunner is a local one). The rows
