@@ -18,7 +18,7 @@ import optax
 from scipy.special import expit
 
 PIECE = 504  # bases
-FILTERS, WIDTH, POOLED = 32, 12, 8
+FILTERS, WIDTH, NEXT, POOLED = 32, 11, 5, 8  # odd widths, so that both strands look the same
 BATCH = 64
 EPOCHS, STEPS = 4, 40  # passes over the windows; more of them where they are few
 
@@ -87,7 +87,7 @@ def initial(rng: np.random.Generator) -> Params:
     return {
         "first": kernel(WIDTH, 4, FILTERS),
         "first_bias": np.zeros(FILTERS, np.float32),
-        "second": kernel(WIDTH // 2, FILTERS, FILTERS),
+        "second": kernel(NEXT, FILTERS, FILTERS),
         "second_bias": np.zeros(FILTERS, np.float32),
         "head": 0.1 * kernel(2 * FILTERS, 1),
         "head_bias": np.zeros(1, np.float32),
@@ -120,9 +120,10 @@ _predicted = jax.jit(log_odds)
 
 
 def padded(piece: np.ndarray) -> np.ndarray:
-    """uint8[PIECE]: the codes of at most so many letters."""
+    """uint8[PIECE]: the codes of at most so many letters, in the middle."""
     codes = np.full(PIECE, 4, np.uint8)
-    codes[: len(piece)] = CODES[piece]
+    before = (PIECE - len(piece)) // 2
+    codes[before : before + len(piece)] = CODES[piece]
     return codes
 
 

@@ -1,11 +1,12 @@
 """Where in a long sequence is the virus? Stretches that stand out, each called as contigs are.
 
 A sequence longer than WINDOW is cut into windows that overlap by half; each is scored as a sequence
-of its own. Neighbours are weighed together by a hidden Markov model of two states, virus and not:
-its likeliest path takes a run of windows for viral where their evidence outweighs two changes of
-state, so that neither one hot window makes a virus nor one cold window cuts it in two. Each run is
-then scored as a sequence of its own, calibrated for its length, and is a region if it reaches the
-threshold.
+of its own. Hosts differ in how viral all of their DNA looks, so part of the median of a sequence's
+windows is taken off. Neighbours are weighed together by a hidden Markov model of two states, virus
+and not: its likeliest path takes a run of windows for viral where their evidence outweighs two
+changes of state, so that neither one hot window makes a virus nor one cold window cuts it in two.
+Each run is then scored as a sequence of its own, calibrated for its length, and is a region if it
+reaches the threshold. benchmarks/bench_regions.py measures it.
 """
 
 import math
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
     from dnallm_jax.scoring.bundle import Detector
 
 WINDOW = 5_000  # bases: long enough for a sure word, shorter than most viruses
-VIRUS, BETWEEN = (
-    40_000,
-    1_000_000,
-)  # bases: mean lengths of a virus in a chromosome, and of the rest
-EVIDENCE = 0.5  # of a window's log-odds that counts: neighbours share half of their bases
+VIRUS, BETWEEN = 20_000, 300_000  # bases: mean lengths of a virus in a chromosome and of the rest
+BACKGROUND = 0.5  # of the median of a sequence's windows that is no evidence ...
+CHROMOSOME = 20  # ... where they are so many that the median is a host's
 
 Region = tuple[int, int, float]  # start, stop (from 0, stop not in it), score
 Span = tuple[int, int]
@@ -92,7 +91,9 @@ def viral_runs(spans: Sequence[Span], log_odds: np.ndarray, length: int) -> list
     edges = [0, *middles, length]
     step = length / len(spans)
     enter, leave = min(step / BETWEEN, 0.5), min(step / VIRUS, 0.5)
-    path = likeliest_path(EVIDENCE * log_odds, enter, leave)
+    if len(spans) >= CHROMOSOME:
+        log_odds = log_odds - BACKGROUND * np.median(log_odds)
+    path = likeliest_path(log_odds, enter, leave)
     changes = np.flatnonzero(np.diff(np.concatenate([[0], path, [0]])))
     return [(edges[first], edges[last]) for first, last in changes.reshape(-1, 2).tolist()]
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 
-from dnallm_jax.evaluation import baselines
+from dnallm_jax.evaluation import baselines, convolution
+from dnallm_jax.evaluation.convolution import ConvolutionBaseline
 
 COMPLEMENT = bytes.maketrans(b"ACGTacgt", b"TGCAtgca")
 
@@ -74,12 +76,14 @@ def test_every_standard_baseline_learns_what_it_can_see() -> None:
     """Classes differ in GC content: all but the majority must find that, and no other number."""
     train = contigs(60, 0.4, 0) + contigs(60, 0.6, 1)
     test = contigs(30, 0.4, 2) + contigs(30, 0.6, 3)
+    flipped = [array(reverse_complement(contig.tobytes())) for contig in test]
     labels = np.repeat([0, 1], 60)
     names = []
     for baseline in baselines.standard_baselines():
         baseline.fit(train, labels)
         scores = baseline.predict(test)
         names.append(baseline.name)
+        assert baseline.predict(flipped) == pytest.approx(scores, abs=1e-5), baseline.name
         assert scores.dtype == np.float64
         assert scores.shape == (60,)
         assert (scores >= 0).all()
@@ -100,3 +104,17 @@ def test_nothing_is_learnt_where_there_is_nothing() -> None:
     for baseline in baselines.standard_baselines():
         baseline.fit(train, labels)
         assert abs(((baseline.predict(test) > 0.5) == answers).mean() - 0.5) < 0.1, baseline.name
+
+
+def test_a_convolution_reads_all_of_a_contig() -> None:
+    """In pieces, whose mean it is; of what is no base, and of nothing, it says the same."""
+    network = ConvolutionBaseline(params=convolution.initial(np.random.default_rng(0)))
+    one, other = contigs(2, 0.5, 4)
+    whole = np.concatenate([one, other, one, other])  # 1,200 bases: three pieces of 400
+    pieces = np.array_split(whole, 3)
+    odds = [logit(network.predict([piece])[0]) for piece in (*pieces, whole)]
+    assert odds[-1] == pytest.approx(np.mean(odds[:-1]), abs=1e-5)
+    nothing, unknown = network.predict([array(b""), array(b"N" * 90)])
+    assert nothing == unknown
+    with pytest.raises(ValueError, match="predict before fit"):
+        ConvolutionBaseline().predict([one])
