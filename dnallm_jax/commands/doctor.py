@@ -2,11 +2,12 @@
                              [--coordinator=HOST:PORT --processes=N --process=I]
 
 Checks, before hours are spent, what a run needs: the platform is there (and free), devices compute
-and reach each other, all hosts answer and have the same code and libraries, compiled code can be
-kept; with --workdir, that every host can write, lock and see the same folder; with --config too,
-that the prepared data can be read and are those that the run began with, and that mesh, memory and
-disk are enough. One line a check: ok, or FAIL and what to do. Ends with exit code 2 when one fails.
-On many hosts it is started on each of them, as `pretrain` is.
+and reach each other, all hosts answer, on their ports too, and have the same code and libraries,
+compiled code can be kept; with --workdir (a folder, or gs://), that every host can write, lock and
+see the same folder; with --config too, that the prepared data can be read and are those that the
+run began with, and that mesh, memory and disk are enough. One line a check: ok, or FAIL and what to
+do. Ends with exit code 2 when one fails. On many hosts it is started on each of them, as `pretrain`
+is.
 """
 
 import pathlib

@@ -77,7 +77,7 @@ def optimisation(o: Optimizer, steps: int) -> list[str]:
 
 def machine(mesh: Mesh, reasons: Sequence[str]) -> list[str]:
     """Devices, mesh and the table of axes; how the network runs on them, and why."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]  # a process may ask only its own about memory
     folder = jax.config.values["jax_compilation_cache_dir"]
     kept = f"is kept in {folder}" if folder else "is not kept"
     room = (device.memory_stats() or {}).get("bytes_limit")

@@ -64,7 +64,13 @@ def report(checks: dict[str, Check]) -> tuple[list[str], int]:
 
 def machine_checks() -> dict[str, Check]:
     """What holds for every run."""
-    return {"devices": _devices, "hosts": _hosts, "versions": _versions, "cache": _cache}
+    return {
+        "devices": _devices,
+        "hosts": _hosts,
+        "ports": _ports,
+        "versions": _versions,
+        "cache": _cache,
+    }
 
 
 def workdir_checks(workdir: pathlib.Path) -> dict[str, Check]:
@@ -120,6 +126,41 @@ def _hosts() -> str:
     return f"{len(names)} processes answer in {time.perf_counter() - start:.2f} s: " + ", ".join(
         sorted(set(names))
     )
+
+
+def _ports() -> str:
+    """Every process reaches a port that the system gave every other one, as collectives do."""
+    with socket.create_server(("", 0)) as server:
+        at = hosts.everyone([_address(), server.getsockname()[1]])
+        try:
+            for number, (address, port) in enumerate(at):
+                reach(number, address, port)
+        finally:
+            hosts.barrier("ports")  # nobody closes his before all have come
+    if len(at) == 1:
+        return "one process: it needs none of another"
+    return f"all {len(at)} processes reach a port of every other"
+
+
+def reach(number: int, address: str, port: int) -> None:
+    """UserError where the port of a process does not answer."""
+    try:
+        socket.create_connection((address, port), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"port {port} of process {number} at {address} does not answer ({error.strerror}); "
+            "open the ports between the hosts"
+        ) from None
+
+
+def _address() -> str:
+    """Where others find this machine: of its addresses the one with which it goes out."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # chooses a way; nothing is sent
+        except OSError:
+            return "127.0.0.1"  # a machine by itself
+        return str(probe.getsockname()[0])
 
 
 def _versions() -> str:

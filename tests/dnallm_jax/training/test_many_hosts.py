@@ -51,6 +51,15 @@ def test_two_processes_train_as_one_does(place: Place, command: str) -> None:
     assert_alike(*(place.folder / name / command for name in ("one", "two")))
 
 
+def test_doctor_asks_both(place: Place) -> None:
+    lines = place.run("doctor", "two", **PAIR).splitlines()
+    checked = {line.split()[1]: line for line in lines if line.startswith("ok  ")}
+    assert len(checked) == 12, lines
+    assert "2 processes answer" in checked["hosts"]
+    assert "all 2 processes reach a port of every other" in checked["ports"]
+    assert "every host sees the same workdir" in checked["shared"]
+
+
 def test_asked_of_one_both_stop_and_go_on_exactly(place: Place) -> None:
     run = place.folder / "ended" / "pretrain"
     started = place.start("pretrain", "ended", **PAIR)
