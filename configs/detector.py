@@ -38,18 +38,23 @@ def get_config() -> ConfigDict:
     c.pretrain.save_every = 150
     c.pretrain.eval_rows = 512
     c.finetune.view = "frames"
-    c.finetune.steps = 2000
+    c.finetune.causal = False
+    c.finetune.pooling = "attention"
+    c.finetune.dropout = 0.1
+    c.finetune.steps = 1500
     c.finetune.batch_tokens = 12_288
     c.finetune.lengths = (300, 500, 1000)
-    c.finetune.balance_key = "cluster"
+    c.finetune.balance_key = "group/cluster"
     c.finetune.negative_balance_key = "group/cluster"
     c.finetune.negative_weights = ("bacteria=4", "plasmid=1.5", "organelle=1.5", "fungi=1.5")
     c.finetune.optimizer.learning_rate = 1e-3
-    c.finetune.eval_every = 500
-    c.finetune.eval_contigs = 1000
-    c.finetune.save_every = 250
-    c.composition.steps = 600
-    c.composition.networks = 2
-    c.composition.widths = (512, 128)
+    c.finetune.eval_every = 300
+    c.finetune.eval_contigs = 2000
+    c.finetune.save_every = 150
+    c.composition.steps = 4000
+    c.composition.networks = 4
+    c.composition.widths = (64,)
+    c.composition.eval_every = 500
+    c.composition.save_every = 500
     c.score.window = 1000
     return c
