@@ -46,7 +46,9 @@ def get_config() -> ConfigDict:
     c.finetune.lengths = (300, 500, 1000)
     c.finetune.balance_key = "group/cluster"
     c.finetune.negative_balance_key = "group/cluster"
-    c.finetune.negative_weights = ("bacteria=4", "plasmid=1.5", "organelle=1.5", "fungi=1.5")
+    c.finetune.negative_weights = (
+        *("bacteria=8", "plasmid=3", "archaea=2", "organelle=2", "fungi=2"),
+    )
     c.finetune.optimizer.learning_rate = 1e-3
     c.finetune.eval_every = 300
     c.finetune.eval_contigs = 2000
