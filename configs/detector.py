@@ -31,18 +31,21 @@ def get_config() -> ConfigDict:
     c.model.head_width = 64
     c.model.feed_forward = 256
     c.model.lookback = 4
-    c.pretrain.steps = 1500
-    c.pretrain.batch_rows = 16
+    c.execution.dtype = "float32"  # as it is scored on CPUs, also where it is trained on a GPU
+    c.pretrain.steps = 15_000
+    c.pretrain.batch_rows = 64
     c.pretrain.optimizer.learning_rate = 3e-3
-    c.pretrain.eval_every = 300
-    c.pretrain.save_every = 150
+    c.pretrain.optimizer.warmup_steps = 300
+    c.pretrain.log_every = 50
+    c.pretrain.eval_every = 3000
+    c.pretrain.save_every = 3000
     c.pretrain.eval_rows = 512
     c.finetune.view = "frames"
     c.finetune.causal = False
     c.finetune.pooling = "attention"
     c.finetune.dropout = 0.1
-    c.finetune.steps = 1500
-    c.finetune.batch_tokens = 12_288
+    c.finetune.steps = 3000
+    c.finetune.batch_tokens = 24_576
     c.finetune.lengths = (300, 500, 1000)
     c.finetune.balance_key = "group/cluster"
     c.finetune.negative_balance_key = "group/cluster"
@@ -50,12 +53,14 @@ def get_config() -> ConfigDict:
         *("bacteria=8", "plasmid=3", "archaea=2", "organelle=2", "fungi=2"),
     )
     c.finetune.optimizer.learning_rate = 1e-3
-    c.finetune.eval_every = 300
+    c.finetune.log_every = 50
+    c.finetune.eval_every = 500
     c.finetune.eval_contigs = 2000
-    c.finetune.save_every = 150
+    c.finetune.save_every = 500
     c.composition.steps = 4000
     c.composition.networks = 4
     c.composition.widths = (64,)
+    c.composition.log_every = 50
     c.composition.eval_every = 500
     c.composition.save_every = 500
     c.score.window = 1000
