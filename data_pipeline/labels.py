@@ -1,4 +1,7 @@
-"""Which sequences are viral? Labels and metadata from a table beside the file, or from headers."""
+"""Which sequences are viral? Labels and metadata from a table beside the file, or from headers.
+
+A table that holds the sequences too (`tables.py`) is its own.
+"""
 
 import csv
 import os
@@ -9,8 +12,8 @@ from typing import Any, TextIO
 from data_pipeline.errors import UserError
 from data_pipeline.records import Measured
 from data_pipeline.survey import header
+from data_pipeline.tables import ID_COLUMNS, LONGEST_CELL, SEQUENCE_COLUMN
 
-ID_COLUMNS = ("contig", "record", "sequence_id", "id")  # the first of them that the table has
 LABEL_COLUMN = "label"
 WORDS = {
     **dict.fromkeys(("1", "virus", "viral"), 1),
@@ -105,6 +108,7 @@ def _stem(path: str) -> str:
 
 
 def _read_table(path: str) -> dict[str, _Entry]:
+    csv.field_size_limit(LONGEST_CELL)
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = _rows(file, path)
         try:
@@ -144,6 +148,7 @@ def _entries(rows: Any, path: str) -> dict[str, _Entry]:
                 "column a value, - where unknown"
             )
         values = dict(zip(columns, (value.strip() for value in row), strict=True))
+        values.pop(SEQUENCE_COLUMN, None)
         record_id = values[id_column]
         if record_id in entries:
             raise UserError(

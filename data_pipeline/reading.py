@@ -1,4 +1,4 @@
-"""Which records do these files hold? Strict reading of FASTA, FASTQ and GenBank from anywhere.
+"""Which records do these files hold? Strict reading of FASTA, FASTQ, GenBank, tables from anywhere.
 
     for record in read_records(expand(["genomes/", "more/*.fq.gz", "@list.txt"])):
         record.id, record.bases
@@ -29,6 +29,7 @@ from data_pipeline.parsing import (
     quote,
     texts_of,
 )
+from data_pipeline.tables import is_table, table
 
 __all__ = ["Block", "Record", "SeenIds", "expand", "fields", "read_blocks", "read_records"]
 
@@ -223,6 +224,8 @@ def _format(text: bytes, source: str, line: int) -> _Parser:
         return genbank
     line += text.count(b"\n", 0, len(text) - len(start))
     row = start[:LONGEST_HEADER].split(b"\n", 1)[0].rstrip()
+    if is_table(row):
+        return table
     if b"\n>" in start:
         raise mistake(source, line, before_header(row))
     if not row.translate(None, ACCEPTED + b" \t"):
