@@ -96,10 +96,8 @@ def test_the_kernel_of_gpus_is_lowered_for_them() -> None:
 
 @tpu_compiler
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
-def test_the_tpu_compiler_takes_the_kernel_on_split_rows(
-    topology: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = compiled("splash", (1, 2, 1, 2), described(topology, monkeypatch))
+def test_the_tpu_compiler_takes_the_kernel_on_split_rows(topology: str) -> None:
+    program = compiled("splash", (1, 2, 1, 2), described(topology))
     # Forward, and backward for queries and for keys; queries, keys, values and output are swapped.
     assert program.count('custom_call_target="tpu_custom_call"') == 3
     assert program.count(" all-to-all(") > 0
@@ -107,8 +105,8 @@ def test_the_tpu_compiler_takes_the_kernel_on_split_rows(
 
 
 @tpu_compiler
-def test_the_tpu_compiler_takes_a_mesh_of_two_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    devices = described("v5e:2x2", monkeypatch, num_slices=2)
+def test_the_tpu_compiler_takes_a_mesh_of_two_slices() -> None:
+    devices = described("v5e:2x2", slices=2)
     mesh = make_mesh(data=2, fsdp=2, tensor=2, devices=devices)
     assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
     assert "8 devices in 2 slices" in describe(mesh)[0]

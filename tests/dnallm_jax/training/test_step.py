@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 
 from data_pipeline.tokenizers import Nucleotide
 from dnallm_jax.config import Optimizer
-from dnallm_jax.model.gpt import GPT, Execution, Params, logical_axes
+from dnallm_jax.model.gpt import GPT, Execution, GPTSpec, Params, initialise, logical_axes
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.parallel.mesh import make_mesh, to_device
 from dnallm_jax.training import objectives, step
 from dnallm_jax.training.objectives import Batch, Sums
 from dnallm_jax.training.optimizer import make_optimizer
-from tests.dnallm_jax.tiny import QUICK, RUN, SPEC, numpy_params, packed
+from tests.dnallm_jax.tiny import QUICK, RUN, SPEC, numpy_params, packed, quick_jit
 
 Sizes = tuple[int, int, int, int]  # data, fsdp, tensor, sequence
 MESHES: dict[str, Sizes] = {
@@ -40,13 +40,13 @@ ROWS = [[30, 1, 9], [48], [20, 20], [], [48], [7] * 6, [40], [16, 32]]
 TX = make_optimizer(Optimizer(learning_rate=0.01, warmup_steps=0, clip=0.5), 10)
 
 
-def start(mesh: Mesh) -> tuple[step.TrainState, Any]:
-    return step.make_state(lambda: numpy_params(GPT), TX, mesh, logical_axes(GPT, SPEC))
+def start(mesh: Mesh, spec: GPTSpec = SPEC) -> tuple[step.TrainState, Any]:
+    return step.make_state(lambda: numpy_params(GPT, spec), TX, mesh, logical_axes(GPT, spec))
 
 
-def next_token(run: Execution) -> step.Objective:
+def next_token(run: Execution, spec: GPTSpec = SPEC) -> step.Objective:
     bases = Nucleotide().token_bases
-    return functools.partial(objectives.next_token, spec=SPEC, run=run, token_bases=bases)
+    return functools.partial(objectives.next_token, spec=spec, run=run, token_bases=bases)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Outcome:
 
 
 @functools.cache
-def one_update(sizes: Sizes, accumulate: int = 1, attention: str = "blockwise") -> Outcome:
+def one_update(sizes: Sizes, accumulate: int = 1, spec: GPTSpec = SPEC) -> Outcome:
     """One update of the GPT on a mesh of as many devices as the sizes say."""
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-    state, shardings = start(mesh)
+    state, shardings = start(mesh, spec)
     batch = to_device(packed(ROWS, LENGTH), mesh)
-    objective = next_token(on_mesh(dataclasses.replace(RUN, attention=attention), mesh))
+    objective = next_token(on_mesh(RUN, mesh), spec)
     train_step = step.make_train_step(objective, TX, shardings, accumulate=accumulate)
     compiled = train_step.lower(state, batch).compile(QUICK)
     state, sums = compiled(state, batch)
@@ -102,6 +102,29 @@ def test_a_step_in_parts_on_a_mesh_is_the_step_on_one_device() -> None:
     got = one_update(sizes, accumulate=2)
     assert differences(got, one_update(ALONE)) == []
     assert strange_transfers(sizes, got.compiled, rows=len(ROWS) // 2) == []
+
+
+# What looks across the borders of a row's parts: earlier tokens embedded, a window of attention.
+FAR = dataclasses.replace(SPEC, lookback=2, window=20)
+
+
+def test_what_looks_back_sees_across_the_parts_of_a_row() -> None:
+    got = one_update((1, 2, 1, 4), spec=FAR)
+    assert differences(got, one_update(ALONE, spec=FAR)) == []
+
+
+def test_targets_that_stop_at_the_parts_of_a_row_are_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, of_row = one_update(ALONE).sums["loss"], objectives.next_token_targets
+
+    def of_parts(batch: Batch) -> tuple[jax.Array, jax.Array]:
+        targets, weights = of_row(batch)
+        return targets, weights.at[:, LENGTH // 4 - 1 :: LENGTH // 4].set(0.0)
+
+    monkeypatch.setattr(objectives, "next_token_targets", of_parts)
+    sums = quick_jit(next_token(RUN))(numpy_params(GPT), packed(ROWS, LENGTH))
+    assert abs(float(sums["loss"]) - whole) > 1e-3 * whole
 
 
 def test_a_wrong_gradient_is_caught() -> None:
@@ -200,6 +223,28 @@ def test_parameters_and_moments_are_born_in_parts() -> None:
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(state["params"]))
     assert bytes_on_a_device(state["params"]) < total / 6  # 8 but for the embedding and norms
     assert bytes_on_a_device(state) == pytest.approx(3 * bytes_on_a_device(state["params"]), abs=64)
+
+
+def whole_matrices_made(mesh: Mesh) -> list[str]:
+    """Matrices of the GPT that the program which makes its state holds whole on a device."""
+    init = functools.partial(initialise, GPT, SPEC, seed=0)
+    shardings = step.state_shardings(mesh, logical_axes(GPT, SPEC), TX, jax.eval_shape(init))
+    made = jax.jit(functools.partial(step._create, init, TX, False), out_shardings=shardings)
+    program = made.lower().compile(QUICK).as_text()
+    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(init))
+    return [
+        str(path[-1].key)
+        for path, leaf in leaves
+        if leaf.shape != PARTS[path[-1].key] and f"[{','.join(map(str, leaf.shape))}]" in program
+    ]
+
+
+def test_no_device_ever_holds_a_matrix_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = make_mesh(1, 4, 2)
+    assert whole_matrices_made(mesh) == []
+    monkeypatch.setitem(meshes.RULES, "mlp", ())
+    monkeypatch.setitem(meshes.RULES, "embed", ())
+    assert {"down", "gate", "up", "embedding", "lm_head"} <= set(whole_matrices_made(mesh))
 
 
 def test_a_state_held_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
