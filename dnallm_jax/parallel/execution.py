@@ -38,21 +38,32 @@ def choose(
             "--config.execution.remat=dots, or =block"
         )
     lines = []
-    if dtype == "auto":
-        dtype = "float32" if cpu else "bfloat16"
-        why = "this CPU path has no fast bfloat16" if cpu else "matrix units take bfloat16"
-        lines.append(f"precision   {dtype} on float32 parameters ({why})")
-    if attention == "auto":
-        attention, why = _ATTENTION.get(device.platform, _ANYWHERE)
-        lines.append(f"attention   {attention} ({why})")
+
+    def settle(name: str, asked: str, auto: str, why: str) -> str:
+        """Takes what was asked for, and says what would be taken by itself."""
+        told = why if asked == "auto" else f"as the config says; auto is {auto}: {why}"
+        lines.append(f"{name:<12}{auto if asked == 'auto' else asked} ({told})")
+        return auto if asked == "auto" else asked
+
+    why = "this CPU path has no fast bfloat16" if cpu else "matrix units take bfloat16"
+    auto = "float32" if cpu else "bfloat16"
+    dtype = settle("precision", dtype, auto, f"{why}; parameters are float32")
+    attention = settle("attention", attention, *_ATTENTION.get(device.platform, _ANYWHERE))
     _check_attention(attention, device)
-    if unroll == "auto":
-        unroll = "yes" if cpu else "no"
-        why = "unrolled runs faster on CPU" if cpu else "one compiled body for any depth"
-        lines.append(f"layers      {'unrolled' if cpu else 'scanned'} ({why})")
+    why = "runs faster on CPU than a scan" if cpu else "a scan compiles one body for any depth"
+    unroll = settle("unroll", unroll, "yes" if cpu else "no", why)
+    lines.append(f"remat       {remat} ({_REMAT[remat]})")
     run = Execution(dtype=dtype, attention=attention, unroll=unroll == "yes", remat=remat)
     return run, lines
 
+
+# What the backward pass computes again.
+_REMAT = {
+    "none": "activations are kept, nothing is computed again",
+    "block": "of each block its input is kept, all else computed again",
+    "dots": "products with parameters are kept, all else computed again",
+    "offload": "products with parameters are kept by the host, all else computed again",
+}
 
 # The attention of each platform, and why.
 _ATTENTION = {

@@ -113,7 +113,7 @@ def test_a_cpu_runs_float32_unrolled_and_says_why() -> None:
         True,
         "none",
     )
-    assert [line.split()[0] for line in lines] == ["precision", "attention", "layers"]
+    assert [line.split()[0] for line in lines] == ["precision", "attention", "unroll", "remat"]
     run, lines = execution.choose("bfloat16", "reference", "no", remat="dots")
     assert (run.dtype, run.attention, run.unroll, run.remat) == (
         "bfloat16",
@@ -121,7 +121,12 @@ def test_a_cpu_runs_float32_unrolled_and_says_why() -> None:
         False,
         "dots",
     )
-    assert lines == []
+    assert lines[1] == (
+        "attention   reference (as the config says; auto is blockwise: plain XLA, memory linear in "
+        "the row; no fused kernel for this platform)"
+    )
+    assert lines[3].startswith("remat       dots (products with parameters are kept")
+    assert len(lines) == 4
 
 
 def test_offloading_is_refused_where_the_host_is_the_device() -> None:

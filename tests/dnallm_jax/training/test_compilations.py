@@ -117,8 +117,8 @@ def test_the_header_leaves_nothing_to_guess(runs: tuple[Told, Told]) -> None:
     said = {line[:12].strip(): line[12:] for line in header}
     assert list(said) == [
         *("pretrain", "changed", "parameters", "data", "batch", "budget", "every", "bad steps"),
-        *("optimizer", "devices", "mesh", "axes", "precision", "attention", "layers", "compiled"),
-        *("versions", "FLOPs", "MFU", "start"),
+        *("optimizer", "devices", "mesh", "axes", "precision", "attention", "unroll", "remat"),
+        *("compiled", "versions", "FLOPs", "MFU", "start"),
     ]
     assert said["changed"] == "pretrain.steps: 1 -> 9"
     assert said["parameters"] == (
