@@ -51,12 +51,23 @@ class Execution:
     # The attention function -> the same, run on several devices at once. Without it the compiler
     # splits attention as it splits all else, which it cannot do to a kernel.
     share_out: Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]] | None = None
+    # A layer's matrix and the logical names of its axes -> the matrix as it lies while it is used,
+    # on more than one device. Without it the compiler may send activations to the parts of a matrix
+    # one after the other, and write their sum to memory each time.
+    gather: Callable[[jax.Array, tuple[str | None, ...]], jax.Array] | None = None
 
 
 # What of a block is kept for its backward pass; the rest is computed again from the block's input.
 _policies = jax.checkpoint_policies
+
+
+def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Keeps what a device computed of a block, and no matrix of which it stores only a part."""
+    return primitive.name != "sharding_constraint"
+
+
 REMAT: dict[str, Callable[[Callable], Callable]] = {
-    "none": lambda layer: layer,  # everything is kept
+    "none": functools.partial(jax.checkpoint, policy=_all_but_gathered),  # everything is kept
     "block": jax.checkpoint,  # nothing is
     # The products with parameters, which cost most; not those of attention, [L, L] a head.
     "dots": functools.partial(jax.checkpoint, policy=_policies.dots_with_no_batch_dims_saveable),
@@ -125,6 +136,16 @@ def rotate(x_BLHh: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BLHh.dtype)
 
 
+# The logical axes of a layer's matrices.
+MATRICES: dict[str, tuple[str | None, ...]] = {
+    "wq": ("embed", "heads", None),
+    **dict.fromkeys(("wk", "wv"), ("embed", "kv_heads", None)),
+    "wo": ("heads", None, "embed"),
+    **dict.fromkeys(("gate", "up"), ("embed", "mlp")),
+    "down": ("mlp", "embed"),
+}
+
+
 class Blocks(nnx.Module):
     """All transformer blocks: each parameter carries a leading axis of N layers."""
 
@@ -139,20 +160,21 @@ class Blocks(nnx.Module):
         )
         # What a block adds to the residual stream shrinks with depth; its variance does not grow.
         depth = (2 * N) ** -0.5
-        embed, heads, kv, mlp = "embed", "heads", "kv_heads", "mlp"
+
+        def matrix(name: str, shape: tuple[int, ...], std: float) -> nnx.Param:
+            return _param(rngs, (N, *shape), ("layers", *MATRICES[name]), std)
+
         self.attention_norm = _scale((N, D))
-        self.wq = _param(rngs, (N, D, H, h), ("layers", embed, heads, None), D**-0.5)
-        self.wk = _param(rngs, (N, D, K, h), ("layers", embed, kv, None), D**-0.5)
-        self.wv = _param(rngs, (N, D, K, h), ("layers", embed, kv, None), D**-0.5)
+        self.wq = matrix("wq", (D, H, h), D**-0.5)
+        self.wk = matrix("wk", (D, K, h), D**-0.5)
+        self.wv = matrix("wv", (D, K, h), D**-0.5)
         self.q_norm = _scale((N, h))
         self.k_norm = _scale((N, h))
-        self.wo = _param(
-            rngs, (N, H, h, D), ("layers", heads, None, embed), depth * (H * h) ** -0.5
-        )
+        self.wo = matrix("wo", (H, h, D), depth * (H * h) ** -0.5)
         self.mlp_norm = _scale((N, D))
-        self.gate = _param(rngs, (N, D, F), ("layers", embed, mlp), D**-0.5)
-        self.up = _param(rngs, (N, D, F), ("layers", embed, mlp), D**-0.5)
-        self.down = _param(rngs, (N, F, D), ("layers", mlp, embed), depth * F**-0.5)
+        self.gate = matrix("gate", (D, F), D**-0.5)
+        self.up = matrix("up", (D, F), D**-0.5)
+        self.down = matrix("down", (F, D), depth * F**-0.5)
 
 
 def block(
@@ -163,20 +185,23 @@ def block(
     sin: jax.Array,
     *,
     attend: Callable[..., jax.Array],
+    gather: Callable[[jax.Array, tuple[str | None, ...]], jax.Array] | None = None,
 ) -> jax.Array:
     """One transformer block on the residual stream; p holds one layer's parameters (no N axis)."""
-    dtype = x_BLD.dtype
+    p = p | {name: p[name].astype(x_BLD.dtype) for name in MATRICES}
+    if gather is not None:
+        p |= {name: gather(p[name], axes) for name, axes in MATRICES.items()}
     y_BLD = rms_norm(x_BLD, p["attention_norm"])
-    q_BLHh = jnp.einsum("BLD,DHh->BLHh", y_BLD, p["wq"].astype(dtype))
-    k_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wk"].astype(dtype))
-    v_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wv"].astype(dtype))
+    q_BLHh = jnp.einsum("BLD,DHh->BLHh", y_BLD, p["wq"])
+    k_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wk"])
+    v_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wv"])
     q_BLHh = rotate(rms_norm(q_BLHh, p["q_norm"]), cos, sin)
     k_BLKh = rotate(rms_norm(k_BLKh, p["k_norm"]), cos, sin)
     a_BLHh = attend(q_BLHh, k_BLKh, v_BLKh, segment_ids_BL)
-    x_BLD = x_BLD + jnp.einsum("BLHh,HhD->BLD", a_BLHh, p["wo"].astype(dtype))
+    x_BLD = x_BLD + jnp.einsum("BLHh,HhD->BLD", a_BLHh, p["wo"])
     y_BLD = rms_norm(x_BLD, p["mlp_norm"])
-    gate_BLF, up_BLF = (dense(y_BLD, p[name].astype(dtype)) for name in ("gate", "up"))
-    return x_BLD + dense(jax.nn.silu(gate_BLF) * up_BLF, p["down"].astype(dtype))
+    gate_BLF, up_BLF = (dense(y_BLD, p[name]) for name in ("gate", "up"))
+    return x_BLD + dense(jax.nn.silu(gate_BLF) * up_BLF, p["down"])
 
 
 class Backbone(nnx.Module):
@@ -264,7 +289,9 @@ def hidden_states(
     )
     if run.share_out is not None:
         attend = run.share_out(attend)
-    layer = REMAT[run.remat](functools.partial(block, attend=attend))
+    layer: Callable[..., jax.Array] = functools.partial(block, attend=attend, gather=run.gather)
+    if run.remat != "none" or run.gather is not None:
+        layer = REMAT[run.remat](layer)
     x_BLD, _ = jax.lax.scan(
         lambda x, blk: (_by_rows(layer(blk, x, segment_ids_BL, cos, sin), run), None),
         _embed(p, spec, tokens_BL, positions_BL, run),

@@ -87,9 +87,21 @@ def _sees_host_memory(device: jax.Device) -> bool:
 
 
 def on_mesh(run: Execution, mesh: Mesh) -> Execution:
-    """The same, with every row of a batch worked on where the axis table puts it."""
+    """The same, with every row of a batch worked on where the axis table puts it.
+
+    To it come whole matrices, layer by layer, but for what is split along `tensor`.
+    """
     rows = sharding(mesh, "batch", "length")
-    several = mesh.devices.size > 1
+    if mesh.devices.size == 1:
+        return dataclasses.replace(run, rows=rows)
     return dataclasses.replace(
-        run, rows=rows, share_out=functools.partial(share_out, mesh=mesh) if several else None
+        run,
+        rows=rows,
+        share_out=functools.partial(share_out, mesh=mesh),
+        gather=functools.partial(_gathered, mesh),
     )
+
+
+def _gathered(mesh: Mesh, matrix: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    kept = (None if name == "embed" else name for name in axes)
+    return jax.lax.with_sharding_constraint(matrix, sharding(mesh, *kept))
