@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     c.model.head_width = 128
     c.model.feed_forward = 5632
     c.execution.remat = "block"
-    c.pretrain.steps = 20_000
-    c.pretrain.batch_rows = 128
+    c.pretrain.steps = 38_000
+    c.pretrain.batch_rows = 64
     c.pretrain.optimizer.warmup_steps = 2_000
     return c

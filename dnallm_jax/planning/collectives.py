@@ -180,3 +180,12 @@ def summed(found: Sequence[Collective]) -> list[Sum]:
 def sent(found: Sequence[Collective], network: str) -> float:
     """Bytes that each device sends over a network in a step."""
     return sum(c.sent for c in found if c.network == network)
+
+
+def in_one_piece(found: Sequence[Collective], size: float) -> list[Collective]:
+    """Gathers and sums that carry half of `size` bytes or more at once.
+
+    Of a whole set of parameters there must be none: it would need that much memory on every device,
+    and nothing could be computed meanwhile.
+    """
+    return [c for c in found if c.kind in ("all-gather", "all-reduce") and 2 * c.bytes >= size]

@@ -73,11 +73,16 @@ def best(
             f"{min(c.memory for c in ranked) / GIB:.1f} GiB of a device; name a larger --topology"
         )
     found: Found | None = None
-    for candidate in itertools.islice(promising, compiles):
+    while promising and compiles:
+        candidate, compiles = promising.pop(0), compiles - 1
         verdict = trial.assess(build(candidate.config), topology)
-        words = " ".join(candidate.overrides)
         told = f"at most {verdict.mfu:.1%} MFU" if verdict.fits else "does not fit"
-        say(f"            {words}: {told} (estimate {_mfu(candidate, spec, topology):.1%})")
+        say(
+            f"            {' '.join(candidate.overrides)}: {told} "
+            f"(estimate {_mfu(candidate, spec, topology):.1%})"
+        )
+        if not verdict.fits:  # nor will what is estimated to want about as much
+            promising = [c for c in promising if c.memory < 0.9 * candidate.memory]
         if found is None or verdict.mfu > found.verdict.mfu:
             found = Found(candidate.overrides, verdict)
     assert found

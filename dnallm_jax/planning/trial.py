@@ -58,6 +58,12 @@ class Verdict:
         return isinstance(self.compiled, Compiled)
 
     @property
+    def peak(self) -> float:
+        """Most bytes of a device's memory at a time."""
+        found = self.compiled
+        return found.wanted if isinstance(found, TooLarge) else found.peak
+
+    @property
     def mfu(self) -> float:
         """At most so much; 0 where it does not fit."""
         if self.bound is None:
@@ -128,8 +134,7 @@ def too_large(verdict: Verdict) -> str:
 def lines(verdict: Verdict, price: float | None) -> Iterable[str]:
     """The verdict on a step that fits, for a person."""
     step, topology, bound = verdict.step, verdict.topology, verdict.bound
-    work, chip, compiled = step.work, topology.chip, verdict.compiled
-    assert isinstance(compiled, Compiled)
+    work, chip = step.work, topology.chip
     assert bound
     devices = len(topology.devices)
     yield f"plan        {step.name}"
@@ -145,11 +150,11 @@ def lines(verdict: Verdict, price: float | None) -> Iterable[str]:
     )
     yield f"compiled    in {verdict.seconds:.0f} s, by the compiler of TPUs"
     yield (
-        f"fits        yes: at most {compiled.peak / GIB:.2f} of {chip.memory / GIB:.2f} GiB of a "
-        f"device ({compiled.peak / chip.memory:.0%})"
+        f"fits        yes: at most {verdict.peak / GIB:.2f} of {chip.memory / GIB:.2f} GiB of a "
+        f"device ({verdict.peak / chip.memory:.0%})"
     )
     held = {name: on_device(tree) for name, tree in step.held.items()}
-    rest = max(0, compiled.peak - sum(held.values()))
+    rest = max(0, verdict.peak - sum(held.values()))
     told = ", ".join(f"{name} {size / GIB:.3f}" for name, size in held.items())
     yield f"memory      {told}, the rest {rest / GIB:.2f} GiB (activations, gradients, weights)"
     for row in collectives.summed(verdict.exchanged):
