@@ -171,15 +171,7 @@ def compile_step(function: Any, arguments: tuple[Any, ...]) -> Compiled | TooLar
             raise
         return TooLarge(_wanted(str(error)))
     memory = compiled.memory_analysis()
-    # Temporary arrays are laid out in one piece, gaps between them included: of the two figures
-    # the larger is what a device must have.
-    laid_out = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-    return Compiled(max(memory.peak_memory_in_bytes, laid_out), compiled.as_text())
+    return Compiled(memory.peak_memory_in_bytes, compiled.as_text())
 
 
 def _wanted(message: str) -> float:
