@@ -4,8 +4,8 @@ python main.py plan     --config=configs/gpt_125m.py --topology=v5e:2x4
 python main.py prepare  --config=configs/gpt_125m.py --workdir=DIR --config.root=GENOMES
 python main.py pretrain --config=configs/gpt_125m.py --workdir=DIR --platform=tpu
 
-Predicted by `plan` on eight v5e chips: 3.8 GiB of 15.75 a chip, at most 0.89 million tokens a second
-(71 % MFU; a bound, not measured on a TPU). benchmarks/LOG.md has other TPUs.
+Predicted by `plan` on eight v5e chips: 3.8 GiB of 15.75 a chip, at most 0.89 million tokens a
+second (71 % MFU; a bound, not measured on a TPU). benchmarks/LOG.md has other TPUs.
 """
 
 from ml_collections import ConfigDict

@@ -80,6 +80,10 @@ SOON = {
     "evaluate without workdir": Mistake("evaluate --config=recipe.py", ["--workdir is missing"]),
     "no such config": Mistake("evaluate --config=no.py --workdir={new}", ["no.py: no such file"]),
     "no such split": Mistake("evaluate --split=train", ["--split", "validation|test"]),
+    "plan of no topology": Mistake("plan --config=recipe.py", ["--topology is missing"]),
+    "a misspelt topology": Mistake(
+        "plan --config=recipe.py --topology=v5x:4x4", ["v5x", 'did you mean "v5p:4x4"', "v6e"]
+    ),
     "stray word": Mistake("demo workdir", ["unexpected 'workdir'"]),
     "demo in a folder of others": Mistake(
         "demo --workdir=.", ["is not a demo's folder", "good.fa", "choose another --workdir"]
