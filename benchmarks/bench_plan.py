@@ -32,7 +32,8 @@ PRESETS: list[tuple[str, str, int, dict[str, Any]]] = [
     ("gpt_1b", "v5e:16x16", 2, {"mesh.data": 2, "pretrain.batch_rows": 2048}),
     *((name, "v6e:2x4", 1, {}) for name in ("gpt_1b", "gpt_350m", "gpt_125m", "gpt_25m")),
 ]
-# Equal work for each chip: one row of 512, on 8, 64, 512 and 1,024 chips of v5p.
+# Equal work for each chip: one row of 512, on 8, 64, 512 and 1,024 chips of v5p. Parameters are
+# split over eight, whatever their number: over all of 1,024, parts are too small to scatter into.
 SCALED = {
     "model.width": 1024,
     "model.layers": 8,
@@ -43,7 +44,7 @@ SCALED = {
     "execution.remat": "block",
 }
 WEAK: list[tuple[str, str, int, dict[str, Any]]] = [
-    ("gpt_25m", name, 1, {**SCALED, "pretrain.batch_rows": chips})
+    ("gpt_25m", name, 1, {**SCALED, "mesh.data": chips // 8, "pretrain.batch_rows": chips})
     for name, chips in (
         ("v5p:2x2x2", 8),
         ("v5p:4x4x4", 64),
