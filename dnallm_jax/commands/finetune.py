@@ -104,7 +104,6 @@ def _counts(config: Config, workdir: pathlib.Path) -> Iterator[str]:
     from data_pipeline.cutting import table
     from data_pipeline.tokenizers import from_spec
     from data_pipeline.views import Composition, make_view
-    from dnallm_jax.config import tokenizer_spec
     from dnallm_jax.training.windows import composition_settings, window_batches
 
     contigs = open_contigs(str(workdir / common.CONTIGS))
@@ -115,13 +114,10 @@ def _counts(config: Config, workdir: pathlib.Path) -> Iterator[str]:
         yield from draws.records_by_group(own)
         if split != "train":
             yield from draws.lengths(own)
-    sections = [
-        (
-            "finetune",
-            config.finetune,
-            make_view(config.finetune.view, from_spec(tokenizer_spec(config.tokenizer))),
-        )
-    ]
+    learned = config.tokenizer.name == "bpe"  # the tokens of others are known without a backbone
+    backbone = training.find_backbone(config, workdir) if learned else None
+    tokenizer = from_spec(training.tokenizer_of(config, workdir, backbone))
+    sections = [("finetune", config.finetune, make_view(config.finetune.view, tokenizer))]
     if config.composition.steps:
         sections.append(("composition", composition_settings(config), Composition()))
     for name, settings, view in sections:

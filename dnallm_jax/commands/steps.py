@@ -65,7 +65,7 @@ def finetune(config: Config, devices: Sequence["jax.Device"]) -> "Step":
     tokenizer, settings = _tokenizer(config), config.finetune
     mesh = meshes.make_mesh(**vars(config.mesh), devices=devices)
     run, reasons = choose(**vars(config.execution), device=mesh.devices.flat[0])
-    member = members.gpt_member(config, mesh, on_mesh(run, mesh), None)
+    member = members.gpt_member(config, mesh, on_mesh(run, mesh), None, tokenizer.spec())
     program = finetuning.program(settings, member.network, mesh)
     state, shardings = program.abstract_state()
     window = max(settings.lengths)
@@ -114,7 +114,7 @@ def score(config: Config, devices: Sequence["jax.Device"]) -> "Step":
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1))
     mesh = meshes.make_mesh(**vars(config.mesh), devices=devices)
     run, reasons = choose(**vars(config.execution), device=mesh.devices.flat[0])
-    member = members.gpt_member(config, mesh, on_mesh(run, mesh), None)
+    member = members.gpt_member(config, mesh, on_mesh(run, mesh), None, tokenizer.spec())
     window = config.score.window
     row = member.view.row_length(window)
     rows = batch_rows(row, config.score.batch_tokens, mesh.shape["data"])

@@ -2,11 +2,11 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dnallm_jax.commands import common
-from dnallm_jax.config import Config, tokenizer_spec
+from dnallm_jax.config import Config
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -28,6 +28,7 @@ class Opened:
     mesh: "Mesh"
     execution: "Execution"
     backbone: pathlib.Path | None  # the pre-training checkpoint
+    tokenizer: Mapping[str, Any]  # its specification
     peak: "Peak"
     reasons: tuple[str, ...]  # why the network runs as it does
 
@@ -49,17 +50,37 @@ def open_workdir(config: Config, workdir: pathlib.Path) -> Opened:
     from dnallm_jax.parallel.execution import choose
     from dnallm_jax.parallel.mesh import make_mesh
     from dnallm_jax.planning.flops import device_peak
-    from dnallm_jax.training import checkpoints, pretraining, storage
+    from dnallm_jax.training import storage
 
     contigs = hosts.together(lambda: open_contigs(str(workdir / common.CONTIGS)))
     mesh = make_mesh(**vars(config.mesh))
     execution, reasons = choose(**vars(config.execution))
-    backbone, given = None, config.finetune.backbone
-    if given != "random":
-        folder = workdir / common.PRETRAIN if given == "pretrain" else storage.folder(given)
-        known = folder / pretraining.CHECKPOINTS
-        backbone = storage.folder(hosts.from_main(lambda: str(checkpoints.newest_whole(known))))
-    return Opened(contigs, mesh, execution, backbone, device_peak(), tuple(reasons))
+    backbone = hosts.from_main(lambda: str(find_backbone(config, workdir) or ""))
+    backbone = storage.folder(backbone) if backbone else None
+    tokenizer = hosts.together(lambda: tokenizer_of(config, workdir, backbone))
+    return Opened(contigs, mesh, execution, backbone, tokenizer, device_peak(), tuple(reasons))
+
+
+def find_backbone(config: Config, workdir: pathlib.Path) -> pathlib.Path | None:
+    """The newest whole checkpoint of the pre-training that the config names, if it names one."""
+    from dnallm_jax.training import checkpoints, pretraining, storage
+
+    given = config.finetune.backbone
+    if given == "random":
+        return None
+    folder = workdir / common.PRETRAIN if given == "pretrain" else storage.folder(given)
+    return checkpoints.newest_whole(folder / pretraining.CHECKPOINTS)
+
+
+def tokenizer_of(
+    config: Config, workdir: pathlib.Path, backbone: pathlib.Path | None
+) -> Mapping[str, Any]:
+    """The tokenizer's specification: of a learned one the backbone's, or else the corpus's."""
+    from data_pipeline.corpus import open_corpus
+    from dnallm_jax.training import members
+
+    corpus = str(workdir / common.CORPUS)
+    return members.tokenizer_of(config, backbone, lambda: open_corpus(corpus).manifest["tokenizer"])
 
 
 def train_gpt(
@@ -75,10 +96,9 @@ def train_gpt(
     from dnallm_jax.training.members import gpt_member
 
     run = on_mesh(opened.execution, opened.mesh)
-    member = gpt_member(config, opened.mesh, run, opened.backbone)
-    tokenizer = tokenizer_spec(config.tokenizer)
+    member = gpt_member(config, opened.mesh, run, opened.backbone, opened.tokenizer)
     cut = (config.score.window, config.score.overlap)
-    how = bundle.Reading(member.network.description, tokenizer, member.view.name, *cut)
+    how = bundle.Reading(member.network.description, opened.tokenizer, member.view.name, *cut)
     return _train(opened, config, folder, member, how, observed, on_evaluation)
 
 

@@ -186,7 +186,7 @@ def finetune(
                     SELECTED_BY,
                     settings.patience,
                 ),
-                speed=Speed(bases_per_token(member), member.flops_per_token, peak.flops),
+                speed=Speed(bases_per_token(member, windows), member.flops_per_token, peak.flops),
                 batches=device_batches(progress.step),
                 left_out=left_out,
                 train_step=train_step,

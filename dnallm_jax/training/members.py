@@ -7,6 +7,7 @@ the GPT, and small networks on the composition of a window.
 import dataclasses
 import itertools
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from data_pipeline.contigs import Contigs
 from data_pipeline.errors import UserError
+from data_pipeline.loader import Batch
 from data_pipeline.tokenizers import from_spec
 from data_pipeline.views import Bases, Composition, Frames, View, make_view
 from dnallm_jax.config import Config, Finetune, gpt_spec, tokenizer_spec
@@ -42,9 +44,34 @@ class Member:
     backbone: pathlib.Path | None = None  # the pre-training checkpoint (`.../<step>`)
 
 
-def gpt_member(config: Config, mesh: Mesh, run: Execution, backbone: pathlib.Path | None) -> Member:
+def tokenizer_of(
+    config: Config, backbone: pathlib.Path | None, learned: Callable[[], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The specification of the tokenizer that a config asks for, whole.
+
+    Of bpe a config says only what is to be learned: its tokens are the backbone's, or, without one,
+    those that `learned` gives. UserError where the backbone has tokens of another kind.
+    """
+    asked = tokenizer_spec(config.tokenizer)
+    if asked["name"] != "bpe":
+        return asked
+    if backbone is None:
+        return learned()
+    found = read_manifest(backbone)["tokenizer"]
+    if found["name"] != "bpe":
+        raise UserError(_unlike(backbone, "tokenizer", found, asked))
+    return found
+
+
+def gpt_member(
+    config: Config,
+    mesh: Mesh,
+    run: Execution,
+    backbone: pathlib.Path | None,
+    tokenizer: Mapping[str, Any],
+) -> Member:
     """The GPT under a binary head; UserError where the mesh or the backbone does not fit it."""
-    settings, tokenizer = config.finetune, tokenizer_spec(config.tokenizer)
+    settings = config.finetune
     view = make_view(settings.view, from_spec(tokenizer))
     spec = gpt_spec(config.model, from_spec(tokenizer).vocab_size)
     meshes.check_whole_rows(mesh)
@@ -107,7 +134,7 @@ def composition_member(config: Config, contigs: Contigs) -> Member:
     )
 
 
-def check_backbone(backbone: pathlib.Path, spec: GPTSpec, tokenizer: dict[str, Any]) -> None:
+def check_backbone(backbone: pathlib.Path, spec: GPTSpec, tokenizer: Mapping[str, Any]) -> None:
     """UserError for what is no pre-training checkpoint, or has another tokenizer or dimensions."""
     manifest = read_manifest(backbone)
     if manifest["kind"] != "pretrain":
@@ -120,14 +147,28 @@ def check_backbone(backbone: pathlib.Path, spec: GPTSpec, tokenizer: dict[str, A
         ("model", vars(GPTSpec(**manifest["model"])), vars(spec)),
     ):
         if theirs != ours:
-            raise UserError(
-                f"{backbone} was pre-trained with {name} {theirs}, the config says {ours}; give "
-                f"--config.{name}.* the checkpoint's values, or pre-train again"
-            )
+            raise UserError(_unlike(backbone, name, theirs, ours))
 
 
-def bases_per_token(member: Member) -> float:
-    """For the progress line: of a token, or, where rows are no tokens, of a window."""
+def _unlike(backbone: pathlib.Path, name: str, theirs: Any, ours: Any) -> str:
+    theirs, ours = (
+        {key: value for key, value in own.items() if key != "merges"} for own in (theirs, ours)
+    )
+    return (
+        f"{backbone} was pre-trained with {name} {theirs}, the config says {ours}; give "
+        f"--config.{name}.* the checkpoint's values, or pre-train again"
+    )
+
+
+def bases_per_token(member: Member, windows: Callable[[int], Batch]) -> float:
+    """For the progress line: of a token, or, where rows are no tokens, of a window.
+
+    Of tokens that were learned it is that of the first batch.
+    """
     if isinstance(member.view, Bases | Frames):
-        return float(member.view.tokenizer.token_lengths.max())
+        lengths = member.view.tokenizer.token_lengths
+        if member.view.tokenizer.name != "bpe":
+            return float(lengths.max())
+        own = lengths[windows(0)["tokens"]]
+        return float(own[own > 0].mean())
     return sum(member.settings.lengths) / len(member.settings.lengths)
