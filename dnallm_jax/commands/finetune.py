@@ -19,8 +19,8 @@ drawn from them, and how often each group is read under the balance keys.
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -104,6 +104,7 @@ def _counts(config: Config, workdir: pathlib.Path) -> Iterator[str]:
     from data_pipeline.cutting import table
     from data_pipeline.tokenizers import from_spec
     from data_pipeline.views import Composition, make_view
+    from dnallm_jax.config import tokenizer_spec
     from dnallm_jax.training.windows import composition_settings, window_batches
 
     contigs = open_contigs(str(workdir / common.CONTIGS))
@@ -114,9 +115,11 @@ def _counts(config: Config, workdir: pathlib.Path) -> Iterator[str]:
         yield from draws.records_by_group(own)
         if split != "train":
             yield from draws.lengths(own)
-    learned = config.tokenizer.name == "bpe"  # the tokens of others are known without a backbone
-    backbone = training.find_backbone(config, workdir) if learned else None
-    tokenizer = from_spec(training.tokenizer_of(config, workdir, backbone))
+    tokens: Mapping[str, Any] = tokenizer_spec(config.tokenizer)
+    if tokens["name"] == "bpe":  # only then a checkpoint, and JAX, is needed to know them
+        backbone = training.find_backbone(config, workdir)
+        tokens = training.tokenizer_of(config, workdir, backbone)
+    tokenizer = from_spec(tokens)
     sections = [("finetune", config.finetune, make_view(config.finetune.view, tokenizer))]
     if config.composition.steps:
         sections.append(("composition", composition_settings(config), Composition()))
