@@ -119,7 +119,7 @@ def main() -> None:
     # Each device holds the whole network, as in the command.
     mesh = meshes.make_mesh(data=-1, fsdp=1)
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1))
-    member = members.gpt_member(config, mesh, execution.on_mesh(run, mesh), None)
+    member = members.gpt_member(config, mesh, execution.on_mesh(run, mesh), None, tokenizer.spec())
     window = config.score.window
     row = member.view.row_length(window)
     count = batch_rows(row, config.score.batch_tokens, mesh.size)

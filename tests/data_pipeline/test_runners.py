@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -281,3 +283,48 @@ def test_without_beam_its_requirements_are_named() -> None:
 
 def test_the_usual_runner_reads_the_sources_once() -> None:
     assert IN_PROCESS.parts == 1
+
+
+class Chain:
+    """A pipeline, or a step of one, that does nothing."""
+
+    def __or__(self, other: "Chain") -> "Chain":
+        return self
+
+    def __enter__(self) -> "Chain":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--runner=FlinkRunner", "--flink_master=host:8081", "--parallelism=16"),
+        ("--runner=SparkRunner", "--environment_type=LOOPBACK"),
+        ("--runner=DataflowRunner", "--project=lab", "--temp_location=gs://b"),
+        (),
+    ],
+    ids=lambda given: given[0][9:] if given else "none",
+)
+def test_the_pipeline_is_given_the_options(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flink, Spark and Dataflow cannot run here: that they are asked for can be seen."""
+    given: list[list[str]] = []
+
+    def pipeline(options: list[str]) -> Chain:
+        given.append(options)
+        return Chain()
+
+    beam, settings = types.ModuleType("apache_beam"), types.ModuleType("pipeline_options")
+    beam.__spec__ = importlib.machinery.ModuleSpec("apache_beam", None)
+    steps = dict.fromkeys(("Create", "Reshuffle", "Map"), lambda *_: Chain())
+    vars(beam).update(steps, Pipeline=pipeline)
+    vars(settings).update(PipelineOptions=list)
+    monkeypatch.setitem(sys.modules, "apache_beam", beam)
+    monkeypatch.setitem(sys.modules, "apache_beam.options", types.ModuleType("options"))
+    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", settings)
+    runners.Beam(options)([])
+    assert given == [list(options) or ["--runner=FnApiRunner"]]
