@@ -62,6 +62,26 @@ CONTEXT = {
 }
 
 
+AGAINST = {
+    name: {
+        length: {"rival": "4-mer logistic regression", "value": low + 0.05, "low": low, "high": 0.3}
+        for length, low in (("all", 0.02), ("300", own), ("1000", 0.03), ("3000", 0.1))
+    }
+    for name, own in (("this detector", 0.01), ("gpt", -0.02))
+}
+SCAN = {
+    "bases": 4_000_000,
+    "regions": 5,
+    "called_bases": 90_000,
+    "per_million_bases": {"value": 1.25, "low": 0.41, "high": 2.92},
+}
+GENOMES = {
+    "all": SCAN,
+    "by_group": {"bacteria": SCAN},
+    "longest": [{"sequence_id": "chromosome_1", "start": 100, "stop": 40_100, "score": 0.973}],
+}
+
+
 def evaluations(
     predictions: dict[str, np.ndarray], threshold: float | None = 0.8
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -92,7 +112,8 @@ def written(path: pathlib.Path, **changes: Any) -> str:
         evaluation, baselines = evaluations(predictions, threshold)
     else:
         predictions, (evaluation, baselines) = table(), usual_evaluations(threshold)
-    options = {"history": HISTORY, "baselines": baselines, "context": CONTEXT} | changes
+    beside = {"baselines": baselines, "against": AGAINST, "genomes": GENOMES}
+    options = {"history": HISTORY, "context": CONTEXT, **beside} | changes
     report.write_report(path, evaluation, predictions, **options)
     return path.read_text(encoding="utf-8")
 
@@ -213,8 +234,16 @@ def test_reads_an_evaluation_that_went_through_json(markup: str, tmp_path: pathl
     predictions = table()
     evaluation, baselines = (json.loads(json.dumps(e)) for e in usual_evaluations(0.8))
     path = tmp_path / "report.html"
+    against, genomes = (json.loads(json.dumps(given)) for given in (AGAINST, GENOMES))
     report.write_report(
-        path, evaluation, predictions, history=HISTORY, baselines=baselines, context=CONTEXT
+        path,
+        evaluation,
+        predictions,
+        history=HISTORY,
+        baselines=baselines,
+        against=against,
+        genomes=genomes,
+        context=CONTEXT,
     )
     assert path.read_text(encoding="utf-8") == markup
 
@@ -234,6 +263,23 @@ def test_says_loudly_when_it_does_not_beat_a_baseline(markup: str, tmp_path: pat
     text = written(tmp_path / "partly.html", baselines=better)
     assert "not at every length" in text
     assert "300 bp (short: 1.000)" in text
+
+
+def test_says_where_the_difference_to_the_best_is_not_proven(
+    markup: str, tmp_path: pathlib.Path
+) -> None:
+    assert "not beyond doubt" not in markup
+    assert markup.count('<span class="better">') == 1  # of the GPT alone, at 300 bases
+    turned = {"this detector": AGAINST["gpt"], "gpt": AGAINST["this detector"]}
+    text = written(tmp_path / "open.html", against=turned)
+    assert "not beyond doubt" in text
+    assert re.search(r"holds 0 at 300\Wbp\.", text)
+
+
+def test_whole_genomes_are_told_per_million_bases(markup: str, tmp_path: pathlib.Path) -> None:
+    for shown in ("1.250", "0.410–2.920", "chromosome_1", "40,100", "0.973", "2.2"):
+        assert shown in markup
+    assert 'id="genomes"' not in written(tmp_path / "none.html", genomes=None)
 
 
 def test_hostile_names_stay_text(tmp_path: pathlib.Path) -> None:
@@ -270,6 +316,8 @@ def test_only_the_needed_columns_and_no_threshold(tmp_path: pathlib.Path) -> Non
         threshold=None,
         history=None,
         baselines=None,
+        against=None,
+        genomes=None,
         context={},
     )
     assert faults(text) == []
