@@ -41,12 +41,13 @@ def baseline_windows(
     Of the lengths of every member: a rival fitted on short windows alone would be too easily beaten
     on long ones.
     """
-    settings = config.finetune
-    lengths = set(settings.lengths)
+    lengths = set(config.finetune.lengths)
     if config.composition.steps:
         lengths |= set(config.composition.lengths)
+    chosen = tuple(sorted(lengths))
+    settings = replace(config.finetune, lengths=chosen, length_weights=(), min_length=0)
     batches = window_batches(settings, contigs, Composition(), parts=1, process=0, processes=1)
-    return fixed_windows(batches, sorted(lengths), count)
+    return fixed_windows(batches, settings.lengths, count)
 
 
 def composition_settings(config: Config) -> Finetune:
