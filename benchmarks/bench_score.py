@@ -79,7 +79,13 @@ def flop(network: Mapping[str, Any], arrays: Mapping[str, Any]) -> float:
         sizes = [network["features"], *network["widths"], 1]
         products = sum(a * b for a, b in itertools.pairwise(sizes))
         return 2.0 * network["networks"] * products * len(arrays["features"])
-    spec = GPTSpec(**{field.name: network[field.name] for field in dataclasses.fields(GPTSpec)})
+    spec = GPTSpec(
+        **{
+            field.name: network[field.name]
+            for field in dataclasses.fields(GPTSpec)
+            if field.name in network
+        }
+    )
     rows, length = arrays["tokens"].shape
     how = {"causal": network["causal"], "language_model": False, "training": False}
     return rows * length * flops_per_token(spec, length, **how)
@@ -91,8 +97,11 @@ class Meter:
     def __init__(self, detector: Detector, readings: Mapping[str, bundle.Reading]) -> None:
         self.clear()
         for name, scorer in detector.bundle.scorer._members.items():
-            scorer._logits = self._counted(scorer._logits, readings[name].network)
-            scorer._view = _Timed(scorer._view, self)
+            batches = scorer._batches
+            which = "logits" if batches.rows is None else "rows"
+            counted = self._counted(getattr(batches, which), readings[name].network)
+            setattr(batches, which, counted)
+            batches._view = _Timed(batches._view, self)
 
     def clear(self) -> None:
         self.flop = self.used = self.rows = 0.0
@@ -125,11 +134,17 @@ class _Timed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._view, name)
 
-    def read(self, pieces: Any, bases: int) -> Any:
+    def read(self, *arguments: Any) -> Any:
+        return self._timed(self._view.read, *arguments)
+
+    def segments_batch(self, *arguments: Any) -> Any:
+        return self._timed(self._view.segments_batch, *arguments)
+
+    def _timed(self, work: Callable[..., Any], *arguments: Any) -> Any:
         begin = time.thread_time()
-        batches = self._view.read(pieces, bases)
+        read = work(*arguments)
         self._meter.rows += time.thread_time() - begin
-        return batches
+        return read
 
 
 def matmul_rate(repeats: int = 8) -> float:
@@ -190,9 +205,8 @@ def main() -> None:
     print(f"batches of {detector.batch_tokens:,} tokens")
     print(f"{'bases':>8}" + "".join(f"{name:>12}" for name in names))
     for length in map(int, arguments.lengths.split(",")):
-        with fasta(simulated(rng, length, 20)) as few:
-            score(detector, *few)  # which compiles
         with fasta(simulated(rng, length, round(1e3 * arguments.kilobases / length))) as files:
+            score(detector, *files)  # which compiles
             meter.clear()
             rate = matmul_rate()
             begin, processor = time.perf_counter(), time.process_time()

@@ -107,7 +107,7 @@ def score(config: Config, devices: Sequence["jax.Device"]) -> "Step":
     from dnallm_jax.parallel.execution import choose, on_mesh
     from dnallm_jax.planning.roofline import Work
     from dnallm_jax.planning.trial import Step
-    from dnallm_jax.scoring.scorer import log_odds
+    from dnallm_jax.scoring.batches import log_odds
     from dnallm_jax.training import members
 
     tokenizer = _tokenizer(config)

@@ -56,6 +56,7 @@ def adapted(network: Network, spec: AdapterSpec) -> Network:
         axes={**network.axes, ADAPTERS: _axes(network.axes[BACKBONE]["blocks"], spec)},
         logits=lambda p, batch: network.logits(merged(_held(p), spec), batch),
         embeddings=None,
+        pooled=None,
         held=(BACKBONE,),
         finished=lambda p: merged(p, spec),
     )

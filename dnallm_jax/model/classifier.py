@@ -52,7 +52,7 @@ def pool(
     return jnp.einsum("BLD,BL->BD", x_BLD.astype(jnp.float32), weights_BL)
 
 
-def embeddings(
+def pooled_rows(
     p: Params,
     spec: GPTSpec,
     run: Execution,
@@ -63,13 +63,36 @@ def embeddings(
     pooling: str = "mean",
     causal: bool = True,
 ) -> jax.Array:
-    """float32 [B, D]: the pooled hidden states of each row, normalised, as the head reads them."""
+    """float32 [B, D]: the pooled hidden states of each row."""
     x_BLD = hidden_states(
         p["backbone"], spec, run, tokens_BL, segment_ids_BL, positions_BL, causal=causal
     )
-    pooled_BD = pool(x_BLD, segment_ids_BL, pooling, p.get("pool_query"))
+    return pool(x_BLD, segment_ids_BL, pooling, p.get("pool_query"))
+
+
+def normalised(pooled_BD: jax.Array) -> jax.Array:
+    """Pooled hidden states as the head reads them: of mean 0 and variance 1."""
     centred = pooled_BD - pooled_BD.mean(axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+
+
+def head_logits(
+    p: Params, embeddings_BD: jax.Array, *, key: jax.Array | None = None, dropout: float = 0.0
+) -> jax.Array:
+    """float32 [B]: what the head makes of normalised hidden states.
+
+    With a `key`, for training, it does not see a random share `dropout` of them.
+    """
+    seen_BD = dropped(embeddings_BD * p["head_norm"], key, 0, dropout)
+    return seen_BD @ p["head_kernel"] + p["head_bias"]
+
+
+def embeddings(p: Params, *arguments: Any, **how: Any) -> jax.Array:
+    """float32 [B, D]: the pooled hidden states of each row, normalised, as the head reads them.
+
+    Arguments as of `pooled_rows`.
+    """
+    return normalised(pooled_rows(p, *arguments, **how))
 
 
 def virus_logits(
@@ -77,8 +100,6 @@ def virus_logits(
 ) -> jax.Array:
     """float32 [B]: the log-odds, before calibration, that each row is viral.
 
-    Other arguments as of `embeddings`. With a `key`, for training, the head does not see a random
-    share `dropout` of its inputs.
+    Arguments as of `pooled_rows`; `key` and `dropout` as of `head_logits`.
     """
-    seen_BD = dropped(embeddings(p, *arguments, **how) * p["head_norm"], key, 0, dropout)
-    return seen_BD @ p["head_kernel"] + p["head_bias"]
+    return head_logits(p, embeddings(p, *arguments, **how), key=key, dropout=dropout)

@@ -7,11 +7,33 @@ from typing import Any
 
 import jax
 
-from dnallm_jax.model.classifier import Classifier, embeddings, virus_logits
+from dnallm_jax.model.classifier import (
+    Classifier,
+    embeddings,
+    head_logits,
+    normalised,
+    pooled_rows,
+    virus_logits,
+)
 from dnallm_jax.model.composition import CompositionSpec, Perceptrons, composition_logits
 from dnallm_jax.model.gpt import Execution, GPTSpec, Params, initialise, logical_axes
 
 Batch = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A network that reads the mean over a sequence's tokens, in however many rows these lie.
+
+    Attributes:
+      rows: (parameters, batch) -> float32 [B, D], the mean over the tokens of each row.
+      embeddings: float32 [B, D], means over sequences -> float32 [B, D].
+      logits: (parameters, such means) -> float32 [S, B].
+    """
+
+    rows: Callable[[Params, Batch], jax.Array]
+    embeddings: Callable[[jax.Array], jax.Array]
+    logits: Callable[[Params, jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -30,6 +52,7 @@ class Network:
       held: top-level parameters that training does not move.
       finished: trained parameters -> those of the network that `description` describes, where
         these are not the same.
+      pooled: the two steps of `logits` one by one; None where rows cannot be split.
     """
 
     initialise: Callable[[int], Params]
@@ -39,6 +62,7 @@ class Network:
     embeddings: Callable[[Params, Batch], jax.Array] | None = None
     held: tuple[str, ...] = ()
     finished: Callable[[Params], Params] | None = None
+    pooled: Pooled | None = None
 
 
 def gpt_network(
@@ -68,12 +92,18 @@ def gpt_network(
         how = {"key": _of_step(seed, batch), "dropout": dropout} if dropout else {}
         return applied(virus_logits, p, batch, **how)[None]
 
+    pooled = Pooled(
+        rows=lambda p, batch: applied(pooled_rows, p, batch),
+        embeddings=normalised,
+        logits=lambda p, means: head_logits(p, normalised(means))[None],
+    )
     return Network(
         initialise=lambda seed: initialise(module, spec, seed=seed),
         axes=logical_axes(module, spec),
         logits=logits,
         description={"kind": "gpt", **asdict(spec), "pooling": pooling, "causal": causal},
         embeddings=lambda p, batch: applied(embeddings, p, batch),
+        pooled=pooled if pooling == "mean" else None,
     )
 
 

@@ -1,43 +1,30 @@
 """How viral does a network find a sequence? Windows, strands, and one log-odds a sequence.
 
 A sequence up to the window length is one window; a longer one is cut into evenly spread windows
-that cover it, and lie in the same places on both strands; an `Aggregation` makes them one. Windows
-are padded to one of a few lengths and run in batches of fixed shape, so a sequence's log-odds
-depend on nothing but the sequence.
+that cover it, and lie in the same places on both strands; an `Aggregation` makes them one. They are
+read in batches of few shapes (`batches`), so a sequence's log-odds depend on nothing but the
+sequence.
 """
 
 import copy
 import math
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipeline.cutting import batch_rows
-from data_pipeline.loader import Batch
 from data_pipeline.views import View
 from dnallm_jax.evaluation.aggregation import Aggregation, Windows
 from dnallm_jax.model.gpt import Params
 from dnallm_jax.model.network import Network
-from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.parallel import watchdog
+from dnallm_jax.scoring.batches import Batches, Compiled
 
-# Sequences are taken in groups of about so many bases; in a group, windows of like length share
-# batches.
+# Sequences are taken in groups of about so many bases, and windows are read in such groups; in a
+# group, what is of like length shares batches.
 _GROUP_BASES, _GROUP_SEQUENCES = 2_000_000, 100_000
-_SMALLEST_WINDOW, _STEP = 150, 0.5**0.5
 _LETTERS = b"ACGTUacgtu"
-_AHEAD = (
-    4  # batches that are made while one is computed; what more of them hold grows with a genome
-)
-
-Span = tuple[bytes, int, int]  # a sequence, and where a window of it starts and stops
-Compiled = Callable[[Any, Mapping[str, jax.Array]], jax.Array]  # (parameters, batch) -> [B, ...]
 
 
 @dataclass(frozen=True)
@@ -81,13 +68,10 @@ class Scorer:
         overlap: int = 0,
         aggregation: Aggregation | None = None,
     ) -> None:
-        self._params, self._view, self._mesh = params, view, mesh
-        self._window, self._batch_tokens, self._overlap = window, batch_tokens, overlap
+        self._params, self._window, self._overlap = params, window, overlap
         self._aggregation = aggregation or Aggregation()
-        self._sizes = window_sizes(window)
-        self._logits = log_odds(network, mesh)
-        self._embeddings = network.embeddings and jax.jit(
-            network.embeddings, out_shardings=meshes.sharding(mesh)
+        self._batches = Batches(
+            network, view=view, window=window, batch_tokens=batch_tokens, mesh=mesh
         )
 
     def of(self, params: Params) -> "Scorer":
@@ -100,7 +84,7 @@ class Scorer:
         """One result a sequence (letters of any case), in order; memory is bounded by a group."""
         remaining = iter(sequences)
         while group := take(remaining):
-            for sequence, weights, strands in self._read(self._logits, group):
+            for sequence, weights, strands in self._read(self._batches.logits, group):
                 if not weights.sum() > 0:
                     yield Scored(float("nan"), len(strands), 0.0, float("nan"))
                     continue
@@ -117,17 +101,18 @@ class Scorer:
     @property
     def embeds(self) -> bool:
         """Whether the network has embeddings."""
-        return self._embeddings is not None
+        return self._batches.embeddings is not None
 
     def embed(self, sequences: Iterable[bytes]) -> Iterator[np.ndarray | None]:
         """float64[D] for each sequence, in order: the mean of its windows' embeddings.
 
         Over both strands, each window as heavy as it has known bases; None where there are none.
         """
-        assert self._embeddings
+        network = self._batches.embeddings
+        assert network
         remaining = iter(sequences)
         while group := take(remaining):
-            for _, weights, values in self._read(self._embeddings, group):
+            for _, weights, values in self._read(network, group):
                 yield weights @ values.mean(axis=1) if weights.sum() > 0 else None
 
     def _read(
@@ -140,63 +125,21 @@ class Scorer:
           float64[W, strands, ...] values).
         """
         cuts = [windows(len(sequence), self._window, self._overlap) for sequence in sequences]
-        spans = [
-            (sequence, start, stop)
+        pieces = (
+            sequence[start:stop]
             for sequence, own in zip(sequences, cuts, strict=True)
             for start, stop in own
-        ]
-        by_length: dict[int, list[int]] = defaultdict(list)  # length of the row -> numbers of spans
-        longest: dict[int, int] = {}  # ... -> bases that fit it
-        for number, (_, start, stop) in enumerate(spans):
-            size = next(size for size in self._sizes if size >= stop - start)
-            length = self._view.row_length(size)
-            by_length[length].append(number)
-            longest[length] = max(size, longest.get(length, 0))
-        values: list[Any] = [None] * len(spans)
-        for length, numbers in by_length.items():
-            found = self._run(network, [spans[n] for n in numbers], longest[length], length)
-            for number, value in zip(numbers, found, strict=True):
-                values[number] = value
+        )
+        found = []
+        while block := take(pieces):
+            found.append(self._batches.values(network, self._params, block))
+        values = np.concatenate(found) if found else np.zeros((0, 1))
         at = 0
         for sequence, own in zip(sequences, cuts, strict=True):
             known = np.array([known_bases(sequence[start:stop]) for start, stop in own], float)
             total = known.sum()
-            yield sequence, known / (total or np.nan), np.array(values[at : at + len(own)], float)
+            yield sequence, known / (total or np.nan), values[at : at + len(own)].astype(float)
             at += len(own)
-
-    def _run(self, network: Compiled, spans: Sequence[Span], bases: int, length: int) -> np.ndarray:
-        """float[len(spans), strands, ...]: values of windows of one row length, in equal batches.
-
-        `bases` is as long as a window may be whose row has that length.
-        """
-        parts = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
-        size = batch_rows(length, self._batch_tokens, parts)
-        fetched: list[list[np.ndarray]] = []
-        waiting: deque[list[jax.Array]] = deque()  # batches that are being computed
-        for at in range(0, len(spans), size):
-            pieces = [sequence[start:stop] for sequence, start, stop in spans[at : at + size]]
-            batches = self._view.read(pieces + [b""] * (size - len(pieces)), bases)
-            waiting.append([network(self._params, self._on_device(batch)) for batch in batches])
-            if len(waiting) > _AHEAD:
-                fetched.append(jax.device_get(waiting.popleft()))
-                watchdog.alive("a batch of contigs that was scored")
-        fetched += jax.device_get(list(waiting))
-        return np.concatenate([np.stack(strands, axis=1) for strands in fetched])[: len(spans)]
-
-    def _on_device(self, batch: Batch) -> dict[str, jax.Array]:
-        read = {name: array for name, array in batch.items() if name != "weights"}
-        return meshes.to_device(meshes.own_rows(read, self._mesh), self._mesh)
-
-
-def log_odds(network: Network, mesh: Mesh) -> Compiled:
-    """(parameters, batch) -> float32 [B]: the mean of the log-odds of a network's members.
-
-    On every device the results of all rows, so that every process has them.
-    """
-    return jax.jit(
-        lambda params, batch: network.logits(params, batch).mean(axis=0),
-        out_shardings=meshes.sharding(mesh),
-    )
 
 
 def known_bases(letters: bytes) -> int:
@@ -208,17 +151,6 @@ def gc_share(letters: bytes) -> float:
     """The share of G and C among the letters that are A, C, G or T (or U); nan without any."""
     known = known_bases(letters)
     return (len(letters) - len(letters.translate(None, b"CGcg"))) / known if known else math.nan
-
-
-def window_sizes(window: int) -> list[int]:
-    """The few lengths that windows are padded to: `window`, each about 0.7 of the next, over 150.
-
-    Finer steps would waste less on padding, and cost more to compile.
-    """
-    sizes = [window]
-    while sizes[0] * _STEP >= _SMALLEST_WINDOW:
-        sizes.insert(0, math.ceil(sizes[0] * _STEP))
-    return sizes
 
 
 def windows(length: int, window: int, overlap: int = 0) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # which loads JAX
     from dnallm_jax.scoring.bundle import Detector
 
 AUTO = "auto"
-_CPU_TOKENS, _ACCELERATOR_TOKENS = 4_096, 131_072  # of a batch, on each device
+_CPU_TOKENS, _ACCELERATOR_TOKENS = 1_024, 131_072  # of a batch, on each device
 # Flags that change no row, and so are not told with the rows.
 _WITHOUT_EFFECT = (
     *("embeddings", "fasta-out", "output", "regions", "summary"),

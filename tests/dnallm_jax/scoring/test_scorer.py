@@ -17,14 +17,16 @@ from data_pipeline.tokenizers import Kmer, Nucleotide, reverse_complement
 from data_pipeline.views import Bases, Frames, TokenView
 from dnallm_jax.evaluation.aggregation import Aggregation
 from dnallm_jax.model import network
-from dnallm_jax.model.classifier import Classifier, virus_logits
+from dnallm_jax.model.classifier import Classifier, pooled_rows
 from dnallm_jax.model.gpt import GPTSpec, logical_axes
 from dnallm_jax.model.network import gpt_network
 from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.parallel.mesh import make_mesh, tree_shardings
+from dnallm_jax.scoring import batches
 from dnallm_jax.scoring import scorer as scoring
-from dnallm_jax.scoring.scorer import Scored, Scorer, window_sizes, windows
-from tests.dnallm_jax.tiny import RUN, SPEC, numpy_params
+from dnallm_jax.scoring.batches import row_lengths, window_sizes
+from dnallm_jax.scoring.scorer import Scored, Scorer, windows
+from tests.dnallm_jax.tiny import RUN, SPEC, numpy_params, quick_jit
 
 WINDOW = 300
 NUCLEOTIDES = Bases(Nucleotide())
@@ -39,7 +41,7 @@ def random_bases(length: int, seed: int) -> bytes:
     )
 
 
-# Around every edge: of the padded lengths (151, 213, 300), of one window, of an even and an odd
+# Around every edge: of padded lengths (32, 64, 160, 304), of one window, of an even and an odd
 # number of them, and with letters that are no bases.
 LENGTHS = (1, 2, 60, 150, 151, 152, 213, 214, 300, 301, 599, 600, 601, 750, 899, 900, 1201)
 SEQUENCES = [random_bases(length, seed) for seed, length in enumerate(LENGTHS)]
@@ -56,7 +58,7 @@ def make(
     devices: int = 1,
     batch_tokens: int = 2_048,
     pooling: str = "mean",
-    attention: str = "blockwise",
+    attention: str = "reference",  # which compiles faster
 ) -> Scorer:
     """A scorer with a random network and a random head, split over some of the fake devices."""
     spec: GPTSpec = dataclasses.replace(SPEC, vocab_size=view.tokenizer.vocab_size)
@@ -75,12 +77,12 @@ def make(
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    return make()
+    return make(attention="blockwise")
 
 
 @pytest.fixture(scope="module")
 def frames() -> Scorer:
-    return make(Frames(Kmer(3)), attention="reference")  # which compiles faster
+    return make(Frames(Kmer(3)))
 
 
 def logits(scorer: Scorer, sequences: Sequence[bytes]) -> np.ndarray:
@@ -163,6 +165,15 @@ def test_windows_are_padded_to_few_lengths(window: int) -> None:
     assert all(1.5 * small >= large for small, large in itertools.pairwise(sizes))
 
 
+@given(st.integers(1, 10_000))
+def test_segments_are_padded_to_few_lengths(longest: int) -> None:
+    lengths = row_lengths(longest)
+    assert lengths[-1] == longest
+    assert lengths == sorted(set(lengths))
+    assert len(lengths) <= 34
+    assert all(large - small <= max(16, small / 4) for small, large in itertools.pairwise(lengths))
+
+
 # --- nothing but the sequence ---------------------------------------------------------------------
 
 
@@ -200,27 +211,67 @@ def test_equal_shapes_give_equal_bits(scorer: Scorer) -> None:
 
 
 def mixing_rows(*args: object, **kwargs: object) -> jax.Array:
-    """A planted fault: a pooling that lets a little of the other rows of a batch in."""
-    own = virus_logits(*args, **kwargs)
-    return own + 1e-3 * own.mean()
+    """A planted fault: a little of the other rows of a batch comes in."""
+    own = pooled_rows(*args, **kwargs)
+    return own + 1e-3 * own.mean(axis=0)
 
 
 def test_the_check_of_independence_sees_rows_that_mix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "virus_logits", mixing_rows)
+    monkeypatch.setattr(network, "pooled_rows", mixing_rows)
     # Parameters of its own in the cache of `make`: the fault must be compiled, and must not stay.
-    assert largest_stray(make.__wrapped__(attention="reference")) > CLOSE
+    assert largest_stray(make.__wrapped__()) > CLOSE
 
 
 def test_no_more_shapes_are_compiled_than_there_are_padded_lengths(scorer: Scorer) -> None:
     logits(scorer, SEQUENCES)
-    compiled = scorer._logits._cache_size()
-    assert compiled == len(window_sizes(WINDOW))
+    rows = scorer._batches.rows
+    compiled = rows._cache_size()
+    assert compiled <= len(row_lengths(NUCLEOTIDES.row_length(WINDOW)))
     scaled = jax.tree.map(
         lambda leaf: jax.device_put(1.1 * np.asarray(leaf), leaf.sharding), scorer._params
     )
     other = scorer.of(scaled)
     assert not np.allclose(logits(other, SEQUENCES), logits(scorer, SEQUENCES))
-    assert scorer._logits._cache_size() == compiled
+    assert rows._cache_size() == compiled
+
+
+# --- segments in rows of their own ----------------------------------------------------------------
+
+
+def from_whole_rows(scorer: Scorer, pieces: Sequence[bytes]) -> np.ndarray:
+    """Log-odds of windows whose segments lie side by side in one row, as in training."""
+    view = scorer._batches._view
+    reference = gpt_network(
+        dataclasses.replace(SPEC, vocab_size=view.tokenizer.vocab_size),
+        dataclasses.replace(RUN, attention="reference"),
+        pooling="mean",
+        causal=True,
+    )
+    compiled = quick_jit(reference.logits)
+    strands = [compiled(scorer._params, batch)[0] for batch in view.read(pieces, WINDOW)]
+    return np.mean(strands, axis=0)
+
+
+@pytest.mark.parametrize("name", ["scorer", "frames"])
+def test_a_row_a_segment_is_the_row_of_the_window(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = request.getfixturevalue(name)
+    pieces = [random_bases(length, 7) for length in (2, 40, 150, 299, 300)]
+    expected = from_whole_rows(scorer, pieces)
+    np.testing.assert_allclose(logits(scorer, pieces), expected, atol=CLOSE)
+    if name == "frames":
+        assert max(len(read[0]) for read in scorer._batches._view.segments_batch(pieces)) > 1
+        monkeypatch.setattr(batches, "_mean_of_each", all_alike)
+        assert np.abs(logits(scorer, pieces) - expected).max() > 100 * CLOSE
+
+
+def all_alike(values: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """A planted fault: a short segment is as heavy as a long one."""
+    return mean_of_each(values, np.minimum(lengths, 1), counts)
+
+
+mean_of_each = batches._mean_of_each
 
 
 # --- both strands ---------------------------------------------------------------------------------
@@ -242,13 +293,14 @@ class OneStrand(Bases):
 @pytest.fixture(scope="module")
 def one_strand(scorer: Scorer) -> Scorer:
     other = copy.copy(scorer)
-    other._view = OneStrand(Nucleotide())
+    other._batches = copy.copy(scorer._batches)
+    other._batches._view = OneStrand(Nucleotide())
     return other
 
 
 @pytest.fixture(scope="module")
 def kmers() -> Scorer:
-    return make(Bases(Kmer(3)), pooling="last", attention="reference")
+    return make(Bases(Kmer(3)), pooling="last")
 
 
 @pytest.mark.parametrize("name", ["scorer", "kmers", "frames"])
