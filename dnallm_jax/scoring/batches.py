@@ -46,6 +46,7 @@ class Batches:
         self, network: Network, *, view: View, window: int, batch_tokens: int, mesh: Mesh
     ) -> None:
         self._view, self._mesh, self._batch_tokens = view, mesh, batch_tokens
+        self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
         self._windows = window_sizes(window)
         self._lengths = row_lengths(view.row_length(window))
         # On every device the results of all rows, so that every process has them.
@@ -68,9 +69,10 @@ class Batches:
         if self.rows is None:
             return self._of_windows(network, params, pieces)
         means = self._means(self.rows, params, pieces)
+        rows = batch_rows(1, _MEANS_ROWS, self._parts)
         jobs = (
-            (at, [{_MEANS: _filled(means[at : at + _MEANS_ROWS], _MEANS_ROWS)}])
-            for at in range(0, len(means), _MEANS_ROWS)
+            (at, [{_MEANS: _filled(means[at : at + rows], rows)}])
+            for at in range(0, len(means), rows)
         )
         found = np.concatenate([own for _, (own,) in self._computed(network, params, jobs)])
         return found[: len(means)].reshape(len(pieces), self._view.strands, *found.shape[1:])
@@ -119,12 +121,11 @@ class Batches:
 
         costs: tokens of a row for each bound; bounds that cost the same share batches.
         """
-        parts = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         which = np.searchsorted(bounds, lengths)
         for cost in dict.fromkeys(costs):
             places = [place for place, own in enumerate(costs) if own == cost]
             chosen = np.flatnonzero(np.isin(which, places))
-            rows = batch_rows(cost, self._batch_tokens, parts)
+            rows = batch_rows(cost, self._batch_tokens, self._parts)
             for at in range(0, len(chosen), rows):
                 yield bounds[places[-1]], rows, chosen[at : at + rows]
 
