@@ -7,7 +7,7 @@ sequence_id, length, virus_score (calibrated probability), is_virus (at the thre
 fraction_scored, strand_gap, status (ok, short, ambiguous, empty, duplicate_id). docs/score.md tells
 all about them, docs/model_card.md about the detector.
 
-  --bundle=DIR        the folder that finetune wrote
+  --bundle=DIR        the folder that finetune wrote, or the name of a shipped detector
   --output=FILE       .tsv, .jsonl (both also .gz, .zst) or .parquet; rows go to standard output
                       where none is named
   --format=FORMAT     tsv, jsonl or parquet, whatever the name
@@ -21,7 +21,7 @@ all about them, docs/model_card.md about the detector.
   --threshold=SCORE   call from this score on
   --fpr=RATE          call at the bundle's threshold of this false-positive rate
   --prevalence=SHARE  scores are probabilities where this share of the sequences is viral
-  --min-length=BASES  do not score what is shorter
+  --min-length=BASES  do not score what is shorter; 50 where nothing is said
   --batch-size=TOKENS of a batch, about; auto
   --threads=N         of the CPU
   --quiet             no progress, no closing line
@@ -43,7 +43,9 @@ _ALIASES = {"batch_size": "batch-size", "fasta_out": "fasta-out", "min_length": 
 
 def define_flags() -> None:
     common.define_device_flags()
-    flags.DEFINE_string("bundle", "", "the folder that finetune wrote; else the shipped detector")
+    flags.DEFINE_string(
+        "bundle", "", "the folder that finetune wrote, or a shipped detector's name"
+    )
     flags.DEFINE_string("output", "-", "file for the rows; - is standard output")
     flags.DEFINE_string("format", "", "tsv, jsonl or parquet; else the ending of --output tells")
     flags.DEFINE_string("fasta-out", "", "file for the sequences called viral")
@@ -56,7 +58,7 @@ def define_flags() -> None:
     flags.DEFINE_float("threshold", None, "call from this score on")
     flags.DEFINE_float("fpr", None, "call at the bundle's threshold of this false-positive rate")
     flags.DEFINE_float("prevalence", None, "share of the sequences that are viral")
-    flags.DEFINE_integer("min-length", 0, "bases; what is shorter is not scored")
+    flags.DEFINE_integer("min-length", 50, "bases; what is shorter is not scored")
     flags.DEFINE_string("batch-size", "auto", "tokens of a batch, about")
     flags.DEFINE_integer("threads", 0, "of the CPU; 0: all")
     flags.DEFINE_boolean("quiet", False, "no progress, no closing line")

@@ -1,6 +1,7 @@
 """What is a detector on disk? A bundle: arrays, and a manifest that explains and vouches."""
 
 import datetime
+import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -28,8 +29,10 @@ if TYPE_CHECKING:  # which loads TFDS: scoring needs none
     from data_pipeline.contigs import ContigSource, Validation
 
 FORMAT = 2
-SHIPPED = pathlib.Path(__file__).parent.parent / "bundles" / "default"
-"""The detector that comes with the package; docs/model_card.md says what it is."""
+BUNDLES = pathlib.Path(__file__).parent.parent / "bundles"
+"""The detectors that come with the package, each in a folder of its name."""
+SHIPPED = BUNDLES / "default"
+"""The one that is used where none is named; docs/model_card.md says what it is."""
 FALSE_POSITIVE_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """A bundle holds a threshold for each of these that its validation contigs can support."""
 
@@ -99,6 +102,23 @@ class Detector:
     def probability(self, scored: Scored, length: int) -> float:
         """The calibrated probability that a sequence of `length` bases is viral."""
         return float(self.calibration.apply(np.array([scored.logit]), np.array([length]))[0])
+
+
+def locate(name: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder of a bundle: a path, or the name of one that comes with the package.
+
+    A folder here of the same name goes first. UserError for a word that is neither.
+    """
+    folder = pathlib.Path(name)
+    if folder.is_dir() or len(folder.parts) != 1:
+        return folder
+    if (shipped := BUNDLES / folder).is_dir():
+        return shipped
+    names = ", ".join(sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()))
+    raise UserError(
+        f"--bundle={name}: no such folder, and no detector of that name comes with the program "
+        f"(there is {names}); name the folder that finetune wrote"
+    )
 
 
 def open_bundle(folder: pathlib.Path, run: Execution, mesh: Mesh, *, batch_tokens: int) -> Detector:

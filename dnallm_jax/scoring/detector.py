@@ -7,7 +7,6 @@ results = list(detector.score({"contig_1": "ACGT..."}))
 
 import functools
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from dnallm_jax.parallel import hosts
 from dnallm_jax.parallel.execution import choose
 from dnallm_jax.parallel.mesh import make_mesh
 from dnallm_jax.scoring import bundle, settings
-from dnallm_jax.scoring.output import Calls, Result, choose_calls, score_part
+from dnallm_jax.scoring.output import SHORTEST, Calls, Result, choose_calls, score_part
 from dnallm_jax.scoring.parts import cut, worked
 
 Letters = str | bytes
@@ -47,12 +46,12 @@ class Detector:
         threshold: float | None = None,
         false_positive_rate: float | None = None,
         prevalence: float | None = None,
-        min_length: int = 0,
+        min_length: int = SHORTEST,
         batch_size: str = settings.AUTO,
     ) -> "Detector":
         """The detector in the folder that `finetune` wrote, on all devices of this machine.
 
-        Without a path, the one that comes with the package.
+        Or one that comes with the package, by its name; without a path, `default`.
 
         The options are those of the command `score` (`docs/score.md`). Raises UserError: what is
         missing, damaged, or cannot be met. Compiled code is kept in the user's cache folder.
@@ -62,7 +61,7 @@ class Detector:
         execution, _ = choose()
         # Each device holds the whole network, so any number of them will do.
         mesh = make_mesh(data=-1, fsdp=1)
-        folder = bundle.SHIPPED if path is None else pathlib.Path(path)
+        folder = bundle.SHIPPED if path is None else bundle.locate(path)
         opened = bundle.open_bundle(folder, execution, mesh, batch_tokens=batch_tokens)
         calls = choose_calls(
             opened,

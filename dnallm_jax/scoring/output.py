@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # which loads JAX
     from dnallm_jax.scoring.bundle import Detector
     from dnallm_jax.scoring.scorer import Scored
 
-SHORT = 100  # bases below which a score says little
+SHORT = 100  # bases below which a score says little ...
+SHORTEST = 50  # ... and below which, unless asked for, there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,12 @@
 import copy
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from data_pipeline.tokenizers import Kmer, Nucleotide, reverse_complement
 from data_pipeline.views import Bases, Frames, TokenView
@@ -24,15 +21,14 @@ from dnallm_jax.parallel.execution import on_mesh
 from dnallm_jax.parallel.mesh import make_mesh, tree_shardings
 from dnallm_jax.scoring import batches
 from dnallm_jax.scoring import scorer as scoring
-from dnallm_jax.scoring.batches import row_lengths, window_sizes
+from dnallm_jax.scoring.batches import row_lengths
 from dnallm_jax.scoring.scorer import Scored, Scorer, windows
+from tests.dnallm_jax.scoring.test_windows import rounded
 from tests.dnallm_jax.tiny import RUN, SPEC, numpy_params, quick_jit
 
 WINDOW = 300
 NUCLEOTIDES = Bases(Nucleotide())
 CLOSE = 1e-5  # how far log-odds may move with what they should not depend on
-
-Cut = Callable[[int, int], list[tuple[int, int]]]
 
 
 def random_bases(length: int, seed: int) -> bytes:
@@ -87,91 +83,6 @@ def frames() -> Scorer:
 
 def logits(scorer: Scorer, sequences: Sequence[bytes]) -> np.ndarray:
     return np.array([scored.logit for scored in scorer.score(sequences)])
-
-
-# --- windows --------------------------------------------------------------------------------------
-
-
-def faults_of_windows(cut: Cut, length: int, window: int, overlap: int = 0) -> list[str]:
-    """What is wrong with the windows of a sequence."""
-    spans = cut(length, window)
-    found = []
-    covered = np.zeros(length, int)
-    for start, stop in spans:
-        covered[max(start, 0) : stop] += 1
-    if any(start < 0 or stop > length or stop - start > window for start, stop in spans):
-        found.append("outside or too long")
-    if not covered.all():
-        found.append("bases left out")
-    if len({stop - start for start, stop in spans}) > 1:
-        found.append("of different length")
-    if spans != sorted((length - stop, length - start) for start, stop in spans):
-        found.append("elsewhere on the other strand")
-    # All may be one base shorter, for symmetry.
-    least = -(-(length - overlap) // max(window - overlap - 1, 1))
-    if len(spans) > max(least, 1):
-        found.append("more than needed")
-    if any(second[0] > first[1] - overlap + 1 for first, second in itertools.pairwise(spans)):
-        found.append("share too little")
-    return found
-
-
-@given(st.integers(1, 5_000), st.integers(60, 3_000))
-def test_windows_cover_a_sequence_evenly_and_alike_on_both_strands(
-    length: int, window: int
-) -> None:
-    assert faults_of_windows(windows, length, window) == []
-
-
-@given(st.integers(1, 5_000), st.integers(60, 3_000), st.floats(0, 0.9))
-def test_windows_that_overlap_do_so_everywhere(length: int, window: int, share: float) -> None:
-    overlap = int(share * window)
-    cut = functools.partial(windows, overlap=overlap)
-    assert faults_of_windows(cut, length, window, overlap) == []
-    # The planted fault: windows that need not overlap.
-    assert "share too little" in faults_of_windows(windows, 1_000, 250, 50)
-
-
-@pytest.mark.parametrize("window", [1, 2, 3, 10, 11])
-def test_windows_of_all_short_sequences(window: int) -> None:
-    for length in range(120):
-        assert faults_of_windows(windows, length, window) == []
-    assert windows(0, window) == []
-
-
-def rounded(length: int, window: int, overlap: int = 0) -> list[tuple[int, int]]:
-    """A planted fault: the middle one of three windows half a base off."""
-    starts = np.round(np.linspace(0, length - window, -(-length // window))).astype(int)
-    return [(int(start), int(start) + window) for start in starts]
-
-
-def strided(length: int, window: int) -> list[tuple[int, int]]:
-    """A planted fault: the rest of the sequence is left out."""
-    return [(start, start + window) for start in range(0, length - window + 1, window)]
-
-
-def test_the_check_of_windows_sees_planted_faults() -> None:
-    assert faults_of_windows(rounded, 701, 300) == ["elsewhere on the other strand"]
-    assert "bases left out" in faults_of_windows(strided, 701, 300)
-
-
-@given(st.integers(1, 10_000))
-def test_windows_are_padded_to_few_lengths(window: int) -> None:
-    sizes = window_sizes(window)
-    assert sizes[-1] == window
-    assert sizes == sorted(set(sizes))
-    assert len(sizes) <= 14
-    # What a window is padded with is at most half as long as itself, but for the shortest.
-    assert all(1.5 * small >= large for small, large in itertools.pairwise(sizes))
-
-
-@given(st.integers(1, 10_000))
-def test_segments_are_padded_to_few_lengths(longest: int) -> None:
-    lengths = row_lengths(longest)
-    assert lengths[-1] == longest
-    assert lengths == sorted(set(lengths))
-    assert len(lengths) <= 34
-    assert all(large - small <= max(16, small / 4) for small, large in itertools.pairwise(lengths))
 
 
 # --- nothing but the sequence ---------------------------------------------------------------------

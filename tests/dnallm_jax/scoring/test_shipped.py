@@ -1,8 +1,11 @@
 """Is the detector that comes with the package whole, small, without a language-model head?"""
 
+import pathlib
+
 import numpy as np
 import pytest
 
+from data_pipeline.errors import UserError
 from data_pipeline.tokenizers import reverse_complement
 from dnallm_jax import Detector
 from dnallm_jax.scoring import bundle
@@ -35,6 +38,16 @@ def test_it_says_where_it_comes_from(detector: Detector) -> None:
     assert manifest["config"]["corpus"]["exclude"] == ["group=euk-virus"]
     assert manifest["validation"]["auroc"]["value"] > 0.8
     assert manifest["threshold"] == manifest["thresholds"]["0.01"]
+
+
+def test_detectors_have_names(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bundle.locate("default") == bundle.SHIPPED
+    with pytest.raises(UserError, match=r"^--bundle=accurat: no such folder.*there is .*default"):
+        bundle.locate("accurat")
+    assert bundle.locate("runs/none") == pathlib.Path("runs/none")  # told of when it is opened
+    (tmp_path / "default").mkdir()
+    assert bundle.locate("default") == pathlib.Path("default")
 
 
 def test_it_scores_both_strands_alike(detector: Detector) -> None:
