@@ -32,7 +32,7 @@ from dnallm_jax.config import Config, resolve, tokenizer_spec
 from dnallm_jax.parallel import execution
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.planning.flops import device_peak, flops_per_token
-from dnallm_jax.scoring.scorer import log_odds
+from dnallm_jax.scoring.batches import log_odds
 from dnallm_jax.training import members, pretraining
 
 
