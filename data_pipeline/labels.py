@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from data_pipeline.errors import UserError
 from data_pipeline.records import Measured
 from data_pipeline.survey import header
-from data_pipeline.tables import ID_COLUMNS, LONGEST_CELL, SEQUENCE_COLUMN
+from data_pipeline.tables import ID_COLUMNS, LONGEST_CELL, SEQUENCE_COLUMN, refuse_repeated
 
 LABEL_COLUMN = "label"
 WORDS = {
@@ -137,6 +137,7 @@ def _entries(rows: Any, path: str) -> dict[str, _Entry]:
             f"{path}, line 1: the header needs a column {LABEL_COLUMN} and one of "
             f"{', '.join(ID_COLUMNS)}; it has {', '.join(columns) or 'nothing'}"
         )
+    refuse_repeated(columns, path)
     entries: dict[str, _Entry] = {}
     for row in rows:
         if not row:

@@ -7,9 +7,10 @@ The other columns become the words of the record's description, `label=1 group=p
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from data_pipeline.errors import UserError
 from data_pipeline.parsing import Block, clean, mistake, name_of
 
 ID_COLUMNS = ("contig", "record", "sequence_id", "id")  # the first of them that the table has
@@ -22,6 +23,15 @@ def is_table(row: bytes) -> bool:
     """Whether a first line names the columns of a table of sequences."""
     names = _split(row.decode("utf-8", "replace"))
     return SEQUENCE_COLUMN in names and any(name in names for name in ID_COLUMNS)
+
+
+def refuse_repeated(columns: Sequence[str], source: str) -> None:
+    """UserError for two columns of one name: of which would the value be?"""
+    for name in columns:
+        if columns.count(name) > 1:
+            raise UserError(
+                f"{source}, line 1: the header has the column {name!r} twice; rename one of them"
+            )
 
 
 def table(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
@@ -37,6 +47,7 @@ def table(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
         first = next(lines)
         line += 1
     columns = _split(first)
+    refuse_repeated(columns, source)
     id_column = next(name for name in ID_COLUMNS if name in columns)
     rows = _reader(first, lines)
     try:

@@ -107,6 +107,7 @@ def curves(trials: Trials, best: Mapping[str, Any] | None) -> str:
             markersize=3 if len(steps) == 1 else 0,
         )
     axes.set(xlabel="step", ylabel=PRECISION, title="Learning curves")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return to_svg(figure, "curves", "Learning curves", "Average precision by step of each trial")
 
 

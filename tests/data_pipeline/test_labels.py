@@ -62,6 +62,7 @@ def test_labels_from_headers(tmp_path: pathlib.Path) -> None:
     [
         ("", r"x.tsv, line 1: .* it has nothing"),
         ("name\tlabel\n", r"line 1: the header needs a column label and one of contig, record"),
+        ("id\tlabel\tlabel\n", r"x.tsv, line 1: the header has the column 'label' twice"),
         ("id\tclass\n", r"line 1: .* it has id, class"),
         ("id\tlabel\na\t1\nb\tmaybe\n", r"x.tsv, line 3: b has the label 'maybe'; write 1"),
         ("id\tlabel\na\t1\na\t1\n", r"x.tsv, line 3: a is in line 2 too"),

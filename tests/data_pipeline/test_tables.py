@@ -79,6 +79,12 @@ def test_mistakes_name_the_line(
         list(read_records([written(tmp_path / "t.csv", ",", rows)]))
 
 
+def test_a_column_twice(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "t.csv").write_text("id,sequence,id\na,AC,b\n")
+    with pytest.raises(UserError, match="the header has the column 'id' twice"):
+        list(read_records([str(tmp_path / "t.csv")]))
+
+
 def test_bytes_that_are_no_text(tmp_path: pathlib.Path) -> None:
     (tmp_path / "t.tsv").write_bytes(b"id\tsequence\na\tAC\nb\xe9\tAC\n")
     with pytest.raises(UserError, match=r"t.tsv: line 3: the byte 0xE9 is not UTF-8"):
