@@ -140,7 +140,7 @@ def test_the_evaluation(workdir: pathlib.Path) -> None:
     assert auroc["value"] > 0.5
     assert auroc["low"] < truth["bayes_auroc"]["test"]["all"]
     assert set(metrics["model"]["by_length"]) == {"300", "500", "1000"}
-    assert len(metrics["baselines"]) == 8
+    assert len(metrics["baselines"]) == 9
     page = (folder / "report.html").read_text()
     assert page.count("<svg") >= 5
     assert "pre-training" in page
