@@ -122,25 +122,37 @@ def _between_slices(
     return Collective(kind, DCN, size, slices, (), times)
 
 
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"  # 0, 1, ... in this shape, its axes in that order
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    sizes = [int(size) for size in shape.split(",")]
+    numbers = np.arange(np.prod(sizes)).reshape(sizes)
+    return numbers.transpose([int(axis) for axis in order.split(",")]) if order else numbers
+
+
 def _together(attributes: str, count: int) -> list[int]:
     """The first group of devices that exchange with one another; all where none is named."""
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
         return [int(pairs[1]), int(pairs[2])]
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return [int(number) for number in listed[1].split(",")]
-    if iota := re.search(
-        r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
+    if iota := re.search(rf"replica_groups=\[(\d+),(\d+)\]<={_IOTA}", attributes):
+        return _iota(iota[3], iota[4]).reshape(int(iota[1]), int(iota[2]))[0].tolist()
+    if meshed := re.search(
+        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:{_IOTA}|([\d,]+))\))?"
+        r" \{([^}]*)\}",
+        attributes,
     ):
-        shape = [int(size) for size in iota[3].split(",")]
-        numbers = np.arange(np.prod(shape)).reshape(shape)
-        if iota[4]:
-            numbers = numbers.transpose([int(axis) for axis in iota[4].split(",")])
-        return numbers.reshape(int(iota[1]), int(iota[2]))[0].tolist()
-    if meshed := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
-        sizes = {n: int(s) for n, s in re.findall(r"'([^']+)'=(\d+)", meshed[1])}
-        over = set(re.findall(r"'([^']+)'", meshed[2]))
-        numbers = np.arange(np.prod(list(sizes.values()))).reshape(list(sizes.values()))
-        return numbers[tuple(slice(None) if name in over else 0 for name in sizes)].ravel().tolist()
+        axes, shape, order, listed_ids, names = meshed.groups()
+        sizes = {n: int(size) for n, size in re.findall(r"'([^']+)'=(\d+)", axes)}
+        if listed_ids:
+            numbers = np.array([int(number) for number in listed_ids.split(",")])
+        else:
+            numbers = _iota(shape or ",".join(map(str, sizes.values())), order)
+        over = set(re.findall(r"'([^']+)'", names))
+        whole = numbers.reshape(list(sizes.values()))
+        return whole[tuple(slice(None) if name in over else 0 for name in sizes)].ravel().tolist()
     if "replica_groups={}" in attributes or "replica_groups" not in attributes:
         return list(range(count))
     raise ValueError(f"groups of devices written in an unknown way: {attributes[:300]}")
