@@ -1,7 +1,8 @@
 """How does attention run on a GPU? By a fused kernel, written in Pallas and compiled by Triton.
 
 The kernels at hand do not do: through JAX, cuDNN's takes segments only as a bias of L x L numbers,
-and JAX's own in Pallas is deprecated. Here blocks of keys that a block of queries may not see, for
+and JAX's own in Pallas is deprecated. (So is, from JAX 0.12 on, Triton beneath Pallas: when it
+goes, this file needs Mosaic GPU.) Here blocks of keys that a block of queries may not see, for
 their place or for their segments, are never read. The recurrences are those of FlashAttention-2
 (Dao 2023, arXiv:2307.08691), as in blockwise.py; query heads that share a key head read it where it
 lies.
