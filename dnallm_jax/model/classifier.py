@@ -10,6 +10,7 @@ from dnallm_jax.model.composition import dropped
 from dnallm_jax.model.gpt import Backbone, Execution, GPTSpec, Params, _param, _scale, hidden_states
 
 POOLINGS = ("mean", "last", "attention")
+NOTHING = -1e30  # the logarithm of no weight: finite, so that differences of it are
 
 
 class Classifier(nnx.Module):
@@ -32,24 +33,28 @@ def pool(
     segment_ids_BL: jax.Array,
     pooling: str,
     query_D: jax.Array | None = None,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """float32 [B, D]: a mean over the tokens that are not padding, or the last of them.
 
     `attention` weighs them by a softmax of their products with one learned query. A row of nothing
-    but padding gives zeros.
+    but padding gives zeros. Beside it, float32 [B]: the logarithm of what the row's tokens weigh
+    together, by which such means of several rows are one over all of their tokens.
     """
-    valid_BL = (segment_ids_BL > 0).astype(jnp.float32)
+    x_BLD = x_BLD.astype(jnp.float32)
+    valid_BL = segment_ids_BL > 0
     if pooling == "mean":
-        weights_BL = valid_BL / jnp.maximum(valid_BL.sum(axis=1, keepdims=True), 1.0)
+        weight_BL = jnp.zeros(valid_BL.shape)
     elif pooling == "last":
         index_L = jnp.arange(valid_BL.shape[1])
-        weights_BL = (index_L == jnp.max(index_L * valid_BL, axis=1, keepdims=True)) * valid_BL
+        valid_BL &= index_L == jnp.max(index_L * valid_BL, axis=1, keepdims=True)
+        weight_BL = jnp.zeros(valid_BL.shape)
     elif pooling == "attention" and query_D is not None:
-        likeness_BL = (x_BLD.astype(jnp.float32) @ query_D) * query_D.size**-0.5
-        weights_BL = jax.nn.softmax(jnp.where(valid_BL > 0, likeness_BL, -1e30), axis=1) * valid_BL
+        weight_BL = (x_BLD @ query_D) * query_D.size**-0.5
     else:
         raise ValueError(f"unknown pooling {pooling!r}; known: {', '.join(POOLINGS)}")
-    return jnp.einsum("BLD,BL->BD", x_BLD.astype(jnp.float32), weights_BL)
+    weight_BL = jnp.where(valid_BL, weight_BL, NOTHING)
+    share_BL = jax.nn.softmax(weight_BL, axis=1) * valid_BL
+    return jnp.einsum("BLD,BL->BD", x_BLD, share_BL), jax.nn.logsumexp(weight_BL, axis=1)
 
 
 def pooled_rows(
@@ -62,8 +67,8 @@ def pooled_rows(
     *,
     pooling: str = "mean",
     causal: bool = True,
-) -> jax.Array:
-    """float32 [B, D]: the pooled hidden states of each row."""
+) -> tuple[jax.Array, jax.Array]:
+    """The hidden states of each row, pooled: float32 [B, D] and [B] as of `pool`."""
     x_BLD = hidden_states(
         p["backbone"], spec, run, tokens_BL, segment_ids_BL, positions_BL, causal=causal
     )
@@ -92,7 +97,7 @@ def embeddings(p: Params, *arguments: Any, **how: Any) -> jax.Array:
 
     Arguments as of `pooled_rows`.
     """
-    return normalised(pooled_rows(p, *arguments, **how))
+    return normalised(pooled_rows(p, *arguments, **how)[0])
 
 
 def virus_logits(

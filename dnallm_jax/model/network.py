@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dnallm_jax.model.classifier import (
     Classifier,
@@ -23,10 +24,11 @@ Batch = Mapping[str, jax.Array]
 
 @dataclass(frozen=True)
 class Pooled:
-    """A network that reads the mean over a sequence's tokens, in however many rows these lie.
+    """A network that reads a mean over a sequence's tokens, in however many rows these lie.
 
     Attributes:
-      rows: (parameters, batch) -> float32 [B, D], the mean over the tokens of each row.
+      rows: (parameters, batch) -> float32 [B, D + 1], the mean over the tokens of each row, and the
+        logarithm of what they weigh together.
       embeddings: float32 [B, D], means over sequences -> float32 [B, D].
       logits: (parameters, such means) -> float32 [S, B].
     """
@@ -82,9 +84,7 @@ def gpt_network(
     """
     module = functools.partial(Classifier, pooling=pooling)
 
-    def applied(
-        function: Callable[..., jax.Array], p: Params, batch: Batch, **how: Any
-    ) -> jax.Array:
+    def applied(function: Callable[..., Any], p: Params, batch: Batch, **how: Any) -> Any:
         read = (batch[name] for name in ("tokens", "segment_ids", "positions"))
         return function(p, spec, run, *read, pooling=pooling, causal=causal, **how)
 
@@ -93,7 +93,7 @@ def gpt_network(
         return applied(virus_logits, p, batch, **how)[None]
 
     pooled = Pooled(
-        rows=lambda p, batch: applied(pooled_rows, p, batch),
+        rows=lambda p, batch: jnp.column_stack(applied(pooled_rows, p, batch)),
         embeddings=normalised,
         logits=lambda p, means: head_logits(p, normalised(means))[None],
     )
@@ -103,7 +103,7 @@ def gpt_network(
         logits=logits,
         description={"kind": "gpt", **asdict(spec), "pooling": pooling, "causal": causal},
         embeddings=lambda p, batch: applied(embeddings, p, batch),
-        pooled=pooled if pooling == "mean" else None,
+        pooled=None if pooling == "last" else pooled,
     )
 
 

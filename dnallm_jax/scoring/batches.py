@@ -1,8 +1,9 @@
 """What does a network say of many windows? Their rows, in batches of few shapes.
 
-Where the network reads a mean over tokens, each segment of a window (an open stretch, or all of it)
-lies in a row of its own: rows are then short, nearly full, and attention looks at little else than
-what it may see. A mean over the segments gives that over the window. Otherwise a window is a row.
+Where the network reads a mean over tokens, however weighted, each segment of a window (an open
+stretch, or all of it) lies in a row of its own: rows are then short, nearly full, and attention
+looks at little else than what it may see. A mean over the segments gives that over the window.
+Otherwise a window is a row.
 Either way a row's values depend on that row alone, and batches of a shape are all equally large.
 """
 
@@ -94,7 +95,7 @@ class Batches:
             if not values.shape[1]:
                 values = np.zeros((len(segments), found.shape[1]), np.float32)
             values[chosen] = found[: len(chosen)]
-        return _mean_of_each(values, lengths, np.array([len(own) for own in read]))
+        return _mean_of_each(values, np.array([len(own) for own in read]))
 
     def _of_windows(
         self, network: Compiled, params: Params | None, pieces: Sequence[bytes]
@@ -195,19 +196,21 @@ def _one_a_row(segments: Sequence[np.ndarray], length: int, rows: int) -> Batch:
     return {"tokens": tokens, "segment_ids": held.astype(np.int32), "positions": positions * held}
 
 
-def _mean_of_each(values: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """float32[N, D]: for each of N windows the mean over its segments, as heavy as they are long.
+def _mean_of_each(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """float32[N, D]: for each of N windows the mean over its segments, by their weights.
 
     Args:
-      values: float[S, D], of all segments, window after window. lengths: int[S].
-      counts: int[N], how many segments each window has; without a token, the mean is 0.
+      values: float[S, D + 1], of all segments, window after window; last the logarithm of a weight.
+      counts: int[N], how many segments each window has; without a segment, the mean is 0.
     """
-    sums, totals = np.zeros((len(counts), values.shape[1])), np.zeros((len(counts), 1))
+    means = np.zeros((len(counts), max(values.shape[1] - 1, 0)), np.float32)
     if (has := counts > 0).any():
         starts = (counts.cumsum() - counts)[has]
-        sums[has] = np.add.reduceat(values * lengths[:, None].astype(float), starts, axis=0)
-        totals[has] = np.add.reduceat(lengths, starts)[:, None]
-    return (sums / np.maximum(totals, 1)).astype(np.float32)
+        heaviest = np.repeat(np.maximum.reduceat(values[:, -1], starts), counts[has])
+        weights = np.exp((values[:, -1] - heaviest).astype(float))[:, None]
+        sums = np.add.reduceat(values[:, :-1] * weights, starts, axis=0)
+        means[has] = sums / np.add.reduceat(weights, starts)
+    return means
 
 
 def _filled(values: np.ndarray, rows: int) -> np.ndarray:

@@ -40,13 +40,17 @@ def test_pooling_is_over_what_is_not_padding() -> None:
     ids = np.array(
         [[1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], np.int32
     )
-    mean, last = (np.asarray(pool(jnp.asarray(x), jnp.asarray(ids), how)) for how in POOLINGS[:2])
+    (mean, weight), (last, _) = (
+        map(np.asarray, pool(jnp.asarray(x), jnp.asarray(ids), how)) for how in POOLINGS[:2]
+    )
+    np.testing.assert_allclose(np.exp(weight[:3]), [4, 6, 1], rtol=1e-6)
+    assert np.exp(weight[3]) == 0
     for row, tokens in enumerate([4, 6, 1]):
         np.testing.assert_allclose(mean[row], x[row, :tokens].mean(axis=0), rtol=0, atol=1e-6)
         np.testing.assert_allclose(last[row], x[row, tokens - 1], rtol=0, atol=0)
     assert not mean[3].any()
     assert not last[3].any()
-    assert pool(jnp.asarray(x, jnp.bfloat16), jnp.asarray(ids), "mean").dtype == jnp.float32
+    assert pool(jnp.asarray(x, jnp.bfloat16), jnp.asarray(ids), "mean")[0].dtype == jnp.float32
     with pytest.raises(ValueError, match="unknown pooling 'max'; known: mean, last, attention"):
         pool(jnp.asarray(x), jnp.asarray(ids), "max")
 
@@ -55,11 +59,12 @@ def test_attention_is_a_mean_weighted_by_likeness_to_the_query() -> None:
     x = np.random.default_rng(1).standard_normal((2, 5, 4)).astype(np.float32)
     ids = np.array([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]], np.int32)
     query = np.array([1.0, -2.0, 0.5, 3.0], np.float32)
-    found = np.asarray(pool(jnp.asarray(x), jnp.asarray(ids), "attention", jnp.asarray(query)))
+    found, weight = pool(jnp.asarray(x), jnp.asarray(ids), "attention", jnp.asarray(query))
     heavy = np.exp(x[0, :3] @ query / 2)
     np.testing.assert_allclose(found[0], heavy @ x[0, :3] / heavy.sum(), rtol=0, atol=1e-6)
+    assert float(weight[0]) == pytest.approx(np.log(heavy.sum()), abs=1e-5)
     assert not found[1].any()
-    start = pool(jnp.asarray(x), jnp.asarray(ids), "attention", jnp.zeros(4))
+    start, _ = pool(jnp.asarray(x), jnp.asarray(ids), "attention", jnp.zeros(4))
     np.testing.assert_allclose(np.asarray(start)[0], x[0, :3].mean(axis=0), rtol=0, atol=1e-6)
 
 
@@ -84,7 +89,7 @@ def test_padding_does_not_matter(params: Params, pooling: str, causal: bool) -> 
 
 
 def test_pooling_over_padding_is_caught(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "pool", lambda x, ids, pooling, query: x.mean(axis=1))
+    monkeypatch.setattr(classifier, "pool", lambda x, *_: (x.mean(axis=1), x[:, 0, 0]))
     compiled.cache_clear()
     assert padding_matters(params, "mean", True)
     compiled.cache_clear()

@@ -59,10 +59,11 @@ def make(
     """A scorer with a random network and a random head, split over some of the fake devices."""
     spec: GPTSpec = dataclasses.replace(SPEC, vocab_size=view.tokenizer.vocab_size)
     mesh = make_mesh(devices=jax.devices()[:devices])
-    shardings = tree_shardings(mesh, logical_axes(Classifier, spec))
+    module = functools.partial(Classifier, pooling=pooling)
+    shardings = tree_shardings(mesh, logical_axes(module, spec))
     run = on_mesh(dataclasses.replace(RUN, attention=attention), mesh)
     return Scorer(
-        jax.device_put(numpy_params(Classifier, spec), shardings),
+        jax.device_put(numpy_params(module, spec), shardings),
         gpt_network(spec, run, pooling=pooling, causal=True),
         view=view,
         window=WINDOW,
@@ -78,7 +79,7 @@ def scorer() -> Scorer:
 
 @pytest.fixture(scope="module")
 def frames() -> Scorer:
-    return make(Frames(Kmer(3)))
+    return make(Frames(Kmer(3)), pooling="attention")
 
 
 def logits(scorer: Scorer, sequences: Sequence[bytes]) -> np.ndarray:
@@ -121,10 +122,10 @@ def test_equal_shapes_give_equal_bits(scorer: Scorer) -> None:
     assert one[:7].tobytes() == logits(scorer, same[:7]).tobytes()
 
 
-def mixing_rows(*args: object, **kwargs: object) -> jax.Array:
+def mixing_rows(*args: object, **kwargs: object) -> tuple[jax.Array, jax.Array]:
     """A planted fault: a little of the other rows of a batch comes in."""
-    own = pooled_rows(*args, **kwargs)
-    return own + 1e-3 * own.mean(axis=0)
+    own, weight = pooled_rows(*args, **kwargs)
+    return own + 1e-3 * own.mean(axis=0), weight
 
 
 def test_the_check_of_independence_sees_rows_that_mix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,7 @@ def from_whole_rows(scorer: Scorer, pieces: Sequence[bytes]) -> np.ndarray:
     reference = gpt_network(
         dataclasses.replace(SPEC, vocab_size=view.tokenizer.vocab_size),
         dataclasses.replace(RUN, attention="reference"),
-        pooling="mean",
+        pooling="attention" if "pool_query" in scorer._params else "mean",
         causal=True,
     )
     compiled = quick_jit(reference.logits)
@@ -177,9 +178,9 @@ def test_a_row_a_segment_is_the_row_of_the_window(
         assert np.abs(logits(scorer, pieces) - expected).max() > 100 * CLOSE
 
 
-def all_alike(values: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def all_alike(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """A planted fault: a short segment is as heavy as a long one."""
-    return mean_of_each(values, np.minimum(lengths, 1), counts)
+    return mean_of_each(np.where(np.arange(values.shape[1]) < SPEC.width, values, 0), counts)
 
 
 mean_of_each = batches._mean_of_each
