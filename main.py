@@ -2,6 +2,7 @@
 
 import importlib
 import logging as python_logging
+import os
 import pathlib
 import re
 import sys
@@ -46,6 +47,10 @@ def run(argv: list[str] | None = None) -> None:
         app.run(lambda _: command.run(rest), argv[:1])
     except UserError as error:
         _fail(f"{name}: {error}")
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python's own end must not write to it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _beside_main(word: str) -> str:

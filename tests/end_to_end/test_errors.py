@@ -4,11 +4,12 @@ import dataclasses
 import gzip
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
 from tests.dnallm_jax.bundles import random_bases
-from tests.end_to_end.conftest import Program
+from tests.end_to_end.conftest import ROOT, Program
 
 GOOD = b">a\n" + random_bases(300, 1) + b"\n>b\n" + random_bases(300, 2) + b"\n"
 FILES = {
@@ -134,3 +135,19 @@ def test_no_command_and_help(program: Program) -> None:
     assert of_score.returncode == 0
     assert of_score.stdout.startswith("python main.py score")
     assert of_score.stderr == "" == asked.stderr
+
+
+PRINTS = """
+import main
+from dnallm_jax.commands import checkpoints
+checkpoints.run = lambda rest: [print("a line") for _ in range(100_000)]
+main.run(["main.py", "checkpoints"])
+"""
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(environment: dict[str, str]) -> None:
+    head = f"{sys.executable} -c '{PRINTS}' | head -n 1"
+    ended = subprocess.run(
+        ["bash", "-c", head], cwd=ROOT, env=environment, capture_output=True, check=False
+    )
+    assert (ended.stdout, ended.stderr) == (b"a line\n", b"")
