@@ -97,7 +97,7 @@ def test_no_cluster_of_contigs_is_on_both_sides(workdir: pathlib.Path) -> None:
 
 def test_the_bundle_comes_from_the_pretrained_backbone(workdir: pathlib.Path) -> None:
     manifest = read_manifest(workdir / "bundle")
-    assert manifest["reading"]["view"] == "frames"
+    assert manifest["members"]["gpt"]["view"] == "frames"
     assert (manifest["backbone"]["kind"], manifest["backbone"]["step"]) == ("pretrain", 4)
 
 

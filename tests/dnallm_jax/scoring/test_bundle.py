@@ -19,7 +19,7 @@ from dnallm_jax.evaluation.joining import Joining
 from dnallm_jax.model.composition import CompositionSpec
 from dnallm_jax.model.network import composition_network
 from dnallm_jax.parallel.mesh import make_mesh
-from dnallm_jax.scoring import controls
+from dnallm_jax.scoring import batches, controls
 from dnallm_jax.scoring.bundle import (
     Detector,
     Predictions,
@@ -50,6 +50,13 @@ SEQUENCES = [random_bases(length, 1) for length in (80, 299, 300, 650)]
 def opened(folder: pathlib.Path, devices: int = 1) -> Detector:
     mesh = make_mesh(devices=jax.devices()[:devices])
     return open_bundle(folder, RUN, mesh, batch_tokens=2_048)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_lengths_to_compile() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "_ROW_STEP", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")

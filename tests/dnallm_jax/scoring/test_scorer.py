@@ -47,6 +47,13 @@ SEQUENCES += [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_lengths_to_compile() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "_ROW_STEP", 1.0)
+        yield
+
+
 @functools.cache  # so that shapes are compiled once
 def make(
     view: TokenView = NUCLEOTIDES,
