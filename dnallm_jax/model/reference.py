@@ -15,8 +15,8 @@ MASKED = -1e30
 def allowed(
     q_segments_BL: Array,
     k_segments_BM: Array,
-    q_offset: int,
-    k_offset: int,
+    q_offset: int | Array,
+    k_offset: int | Array,
     causal: bool,
     window: int,
 ) -> Array:

@@ -28,6 +28,13 @@ def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKENDS, "flash", functools.partial(flash.flash, interpret=True))
 
 
+@pytest.fixture
+def long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of LENGTH take the way of long ones: two loops over three blocks, and a part of one."""
+    monkeypatch.setattr(blockwise, "_BLOCK", 32)
+    monkeypatch.setattr(blockwise, "_GROUPS", 2)
+
+
 def segments() -> np.ndarray:
     ids = np.zeros((len(LENGTHS), LENGTH), np.int32)
     for row, lengths in enumerate(LENGTHS):
@@ -81,8 +88,7 @@ def furthest(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     )
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize(
+CASES = pytest.mark.parametrize(
     ("kv_heads", "dtype", "causal", "window"),
     [
         (2, "float32", True, 0),
@@ -91,6 +97,10 @@ def furthest(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
         (4, "bfloat16", True, 70),
     ],
 )
+
+
+@pytest.mark.parametrize("backend", FAST)
+@CASES
 def test_a_fast_back_end_is_the_reference_in_values_and_gradients(
     backend: str, kv_heads: int, dtype: str, causal: bool, window: int
 ) -> None:
@@ -105,14 +115,54 @@ def test_a_fast_back_end_is_the_reference_in_values_and_gradients(
         assert not array[padding].any(), "padding gets zeros and gives no gradient"
 
 
+@CASES
+def test_loops_over_blocks_are_the_reference(
+    kv_heads: int, dtype: str, causal: bool, window: int, long_rows: None
+) -> None:
+    test_a_fast_back_end_is_the_reference_in_values_and_gradients(
+        "blockwise", kv_heads, dtype, causal, window
+    )
+
+
+def test_loops_that_start_a_key_late_are_caught(
+    long_rows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qkv = queries_keys_values(2, "float32")
+    how = {"causal": True, "window": 20}
+    wanted = plain(2, "float32", **how)
+    assert furthest(value_and_gradient(qkv, **how), wanted) < TOLERANCE["float32"]
+    monkeypatch.setattr(blockwise, "_reach", lambda length, window: window - 2)
+    assert furthest(value_and_gradient(qkv, **how), wanted) > 1000 * TOLERANCE["float32"]
+
+
+def temporary_bytes(length: int) -> int:
+    """What the compiled gradient of one causal row needs beside its inputs and results."""
+    q, k = (jax.ShapeDtypeStruct((1, length, heads, HEAD_WIDTH), "float32") for heads in (2, 1))
+    ids = jax.ShapeDtypeStruct((1, length), "int32")
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
+        return jnp.sum(attention(q, k, v, ids) ** 2)
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k, ids).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_long_rows_grows_with_their_length(
+    long_rows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert temporary_bytes(512) < 2.5 * temporary_bytes(256)
+    monkeypatch.undo()  # at their own size these few blocks are all written out
+    assert temporary_bytes(512) > 2.5 * temporary_bytes(256)
+
+
 def test_blocks_and_masks_that_miss_a_key_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     qkv = queries_keys_values(2, "float32")
     wanted = plain(2, "float32", causal=True, window=0)
-    blocks, mask, ranges = blockwise._blocks, splash._mask, flash._ranges
+    groups, mask, ranges = blockwise._groups, splash._mask, flash._ranges
     monkeypatch.setattr(
         blockwise,
-        "_blocks",
-        lambda *a: [(queries, slice(k.start, k.stop - 1)) for queries, k in blocks(*a)],
+        "_groups",
+        lambda *a: [group._replace(width=group.width - 1) for group in groups(*a)],
     )
     monkeypatch.setattr(splash, "_mask", lambda length, causal, _: mask(length, causal, 130))
     # One block of keys fewer for each of queries, and one of queries fewer for each of keys.
@@ -176,6 +226,15 @@ def attention_leaks(backend: str, **how: Any) -> list[str]:
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_a_changed_segment_moves_no_bit_of_another(backend: str, how: dict) -> None:
     assert attention_leaks(backend, **how) == []
+
+
+@pytest.mark.parametrize("how", [{"causal": True}, {"causal": False, "window": 30}], ids=str)
+def test_nor_in_loops_over_blocks(
+    how: dict, long_rows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attention_leaks("blockwise", **how) == []
+    monkeypatch.setattr(reference, "allowed", blind_mask)
+    assert "segment 1 of row 0 moves row 0, segment 2" in attention_leaks("blockwise", **how)
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
