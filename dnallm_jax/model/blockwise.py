@@ -227,6 +227,6 @@ def blockwise(
     Up to 2,048 places every block is written out: on CPUs the fastest, though the compiler then
     keeps the scores of many blocks alive at once. Longer rows are worked through in loops, with the
     scores of one block alive at a time; without a window the blocks of one loop all take the keys
-    that its last one may see, so a causal row costs about 1 + 1/16 times the half that it needs.
+    that its last one may see, so a causal row costs a sixteenth to a ninth more than it needs to.
     """
     return _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window)
