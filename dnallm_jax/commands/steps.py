@@ -29,6 +29,7 @@ def pretrain(config: Config, devices: Sequence["jax.Device"]) -> "Step":
 
     tokenizer = _tokenizer(config)
     mesh = meshes.make_mesh(**vars(config.mesh), devices=devices)
+    meshes.check_row(mesh, "corpus.row_length", config.corpus.row_length)
     program, spec, reasons = pretraining.program(config, tokenizer, mesh)
     state, shardings = program.abstract_state()
     row, rows = config.corpus.row_length, config.pretrain.batch_rows
