@@ -79,8 +79,9 @@ def evaluate(
     simpler = {alone(name): own for name, own in simpler.items()}
     beside_it = {name: {k: v[scored] for k, v in own.items()} for name, own in others.items()}
     baselines = {name: own["score"] for name, own in beside_it.items()}
-    their_gpt = {name: _members(own)[GPT] for name, own in beside_it.items() if _members(own)}
-    baselines |= {f"{name}: {alone(GPT)}": own for name, own in their_gpt.items()}
+    their_gpt = {name: _gpt(own) for name, own in beside_it.items() if _LOGIT_OF + GPT in own}
+    several = {name: own for name, own in their_gpt.items() if _members(beside_it[name])}
+    baselines |= {f"{name}: {alone(GPT)}": own for name, own in several.items()}
     if training_windows is not None:
         source = contigs.source(split)
         bases = [source[int(number)]["bases"] for number in np.flatnonzero(scored)]
@@ -97,7 +98,9 @@ def evaluate(
         "baselines": {name: entry["evaluation"] for name, entry in rivals.items()},
         "model_minus_baseline_auroc": _differences(rivals),
         "gpt_minus_other_gpt_auroc": {
-            name: difference(table, scores[GPT], own) for name, own in their_gpt.items()
+            name: difference(table, _gpt(table), own)
+            for name, own in their_gpt.items()
+            if _LOGIT_OF + GPT in table
         },
         "minus_best_baseline_auroc": {
             name: against_best(table, column, {**simpler, **baselines})
@@ -164,6 +167,11 @@ def _members(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What each of several members would say by itself, by name."""
     names = [name.removeprefix(_LOGIT_OF) for name in table if name.startswith(_LOGIT_OF)]
     return {name: expit(table[_LOGIT_OF + name]) for name in names} if len(names) > 1 else {}
+
+
+def _gpt(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the GPT would say by itself, also where it is all there is."""
+    return expit(table[_LOGIT_OF + GPT])
 
 
 def _differences(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -207,7 +207,10 @@ def test_members_and_other_bundles_are_rivals(
         contigs,
         predictions | mine,
         windows=training_windows(),
-        others={"runs/random/bundle": predictions | other},
+        others={
+            "runs/random/bundle": predictions | other,
+            "runs/gpt/bundle": predictions | {"logit_gpt": noise[2], "score": np.full(60, 0.5)},
+        },
         genomes=genomes,
         manifest=manifest,
     )
@@ -225,6 +228,10 @@ def test_members_and_other_bundles_are_rivals(
     assert result["gpt_minus_other_gpt_auroc"]["runs/random/bundle"]["b"] == pytest.approx(
         worth[theirs]
     )
+    # Of a bundle that is a GPT and no more, that is all.
+    assert "runs/gpt/bundle: its gpt alone" not in result["baselines"]
+    of_both = result["gpt_minus_other_gpt_auroc"].values()
+    assert len({difference["b"] for difference in of_both}) == 1 < len(of_both)
     page = (tmp_path / "validation" / "report.html").read_text()
     assert "Minus the best simpler classifier of each length" in page
     assert "chr&lt;1&gt;" in page
