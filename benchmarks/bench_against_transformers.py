@@ -126,7 +126,8 @@ def compare(other: str, length: int, tokens: int, steps: int) -> None:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        step, times = ours(dims), {"ours": [], "theirs": []}  # type: ignore[var-annotated]
+        step = ours(dims)
+        times: dict[str, list[float]] = {"ours": [], "theirs": []}
         for number in range(steps + 2):
             process.stdin.write("\n")
             process.stdin.flush()

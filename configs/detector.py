@@ -1,8 +1,8 @@
 """The shipped detector: a GPT over in-frame codons, joined to networks on composition.
 
-Expected after a night on two cores, or minutes on a GPU: 1.817 bits per base covered on validation
-genomes, AUROC .844 .887 .923 .947 .954 .955 on validation contigs of 300 to 10,000 bases. `make
-detector` runs it:
+Expected: 1.817 bits per base covered on validation genomes, AUROC .844 .887 .923 .947 .954 .955 on
+validation contigs of 300 to 10,000 bases. The GPT takes minutes on a GPU; on two cores alone the
+whole should take about a night, which was not tried. `make detector` runs it:
 
 python main.py prepare  --config=configs/detector.py --workdir=runs/detector --config.root=GENOMES
 python main.py pretrain --config=configs/detector.py --workdir=runs/detector
