@@ -127,7 +127,7 @@ def compare(other: str, length: int, tokens: int, steps: int) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         step = ours(dims)
-        times: dict[str, list[float]] = {"ours": [], "theirs": []}
+        times: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
         for number in range(steps + 2):
             process.stdin.write("\n")
             process.stdin.flush()
