@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipeline import word_counts
 from data_pipeline.frames import FIRST_CODON, FORWARD
 from data_pipeline.markov import SMOOTHING, Score, code_lengths
+from data_pipeline.word_counts import WordCounts
 
 MAX_ORDER = 3
 _CODONS = 64
@@ -27,14 +29,14 @@ _BATCH = 1 << 20  # tokens counted at once
 
 @dataclass(frozen=True)
 class CodonCounts:
-    """Counts of the words of MAX_ORDER codons and the one behind: int32[65^4], 71 MB."""
+    """Counts of the words of MAX_ORDER codons and the one behind; where they are many, 71 MB."""
 
-    words: np.ndarray
+    words: WordCounts
 
     @property
     def counted(self) -> int:
         """Codons counted."""
-        return int(self.words.sum(dtype=np.int64))
+        return self.words.total
 
     def score(self, segments: Iterable[np.ndarray]) -> Score:
         """Bits per base covered by order, the strengths picked, and the bases scored."""
@@ -65,10 +67,8 @@ def fit(segments: Iterable[np.ndarray]) -> CodonCounts:
 
     Memory does not grow with the segments.
     """
-    counts = CodonCounts(np.zeros(_SYMBOLS ** (MAX_ORDER + 1), np.int32))
-    for batch in _batches(segments):
-        np.add.at(counts.words, _words(batch), np.int32(1))
-    return counts
+    words = map(_words, _batches(segments))
+    return CodonCounts(word_counts.count(words, _SYMBOLS ** (MAX_ORDER + 1)))
 
 
 def _batches(segments: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:

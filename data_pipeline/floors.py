@@ -21,8 +21,8 @@ def markov_floor(
 
     Both strands are counted. Segments are those the model sees. Of a codon stream, whose model
     predicts codons from codons, the models are those of `codon_markov`, of order 0 to 3.
-    `drop_at_high_orders` above `markov.NEAR_COPY_DROP` tells of near-copies. Memory: 1 GB at order
-    12, a quarter of a GB for codons.
+    `drop_at_high_orders` above `markov.NEAR_COPY_DROP` tells of near-copies. Memory: up to 0.8 GB
+    at order 12, a quarter of a GB for codons.
     """
     if isinstance(tokenizer, Codon):  # the stream is the same whichever strand is read
         codons = codon_markov.fit(_segments(counted))

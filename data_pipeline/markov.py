@@ -16,12 +16,14 @@ counts cannot carry gets a large a_k and costs nothing, instead of blowing up; a
 bases are copies of the counted ones, a small a_k shows it as a drop at high orders.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline import kmers
+from data_pipeline import kmers, word_counts
+from data_pipeline.word_counts import WordCounts
 
 MAX_ORDER = 12
 STRENGTHS = 4.0 ** np.arange(-2, 14)
@@ -30,8 +32,7 @@ NEAR_COPY_DROP = 0.02  # bits per base at high orders that natural strangers do 
 _BITS_PER_CHOICE = np.log2(len(STRENGTHS))
 _BATCH = 1 << 22  # letters counted at once
 _DENSE = 1 << 18  # words of one length, up to which all of them are scored
-_SAMPLE = 1 << 18  # distinct longer words on which the strengths are picked
-_BLOCK = 1 << 20  # words scored at once
+_SAMPLE = 1 << 18  # distinct words on which the strengths of high orders are picked
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,19 @@ class Score:
 
 @dataclass(frozen=True)
 class MarkovCounts:
-    """Counts of the words of k = max(orders) + 1 letters: `words`, int32[4^k], updated in place.
+    """Counts of the words of k = max(orders) + 1 letters.
 
-    268 MB at order 12; scoring holds a second such array, and 290 MB for its tables.
+    Where they are many, 268 MB at order 12; scoring takes 210 MB beside them.
     """
 
     orders: tuple[int, ...]
     both_strands: bool
-    words: np.ndarray
-
-    def add(self, segments: Iterable[np.ndarray]) -> None:
-        """Counts more segments, each uint8[n] of 0..3, 255 for ambiguous (`kmers.base_codes`)."""
-        k = max(self.orders) + 1
-        for batch in _batches(segments, k):
-            for strand in kmers.kmers(batch, k)[: 2 if self.both_strands else 1]:
-                # Of whole-size indices and numbers of its own type this is one plain loop.
-                np.add.at(self.words, strand.astype(np.intp), np.int32(1))
+    words: WordCounts
 
     @property
     def counted(self) -> int:
         """Bases counted, each strand by itself."""
-        return int(self.words.sum(dtype=np.int64))
+        return self.words.total
 
     def bits_per_base(self, segments: Iterable[np.ndarray]) -> dict[int, float]:
         """By order, bits per base of the segments, as given (one strand); nan if none is scored."""
@@ -107,45 +100,48 @@ def fit(
     orders: Sequence[int] = range(MAX_ORDER + 1),
     both_strands: bool = False,
 ) -> MarkovCounts:
-    """Counts of all segments; `add` more to them at will. Memory does not grow with the segments.
+    """Counts of all segments, each uint8[n] of 0..3, above that ambiguous (`kmers.base_codes`).
 
-    `both_strands` counts the reverse complement of every word as well. Orders are 0..12.
+    `both_strands` counts the reverse complement of every word as well. Orders are 0..12. Memory
+    does not grow with the segments.
     """
     orders = tuple(sorted(set(orders)))
     if not orders or orders[0] < 0 or orders[-1] > MAX_ORDER:
         raise ValueError(f"orders must be in 0..{MAX_ORDER}, not {orders}")
-    counts = MarkovCounts(orders, both_strands, np.zeros(4 ** (orders[-1] + 1), np.int32))
-    counts.add(segments)
-    return counts
+    k = orders[-1] + 1
+    strands = (kmers.kmers(batch, k)[: 1 + both_strands] for batch in _batches(segments, k))
+    words = word_counts.count(itertools.chain.from_iterable(strands), 4**k)
+    return MarkovCounts(orders, both_strands, words)
 
 
 def code_lengths(
-    counted: np.ndarray, scored: np.ndarray, max_order: int, symbols: int = 4, choices: int = 4
+    counted: WordCounts, scored: WordCounts, max_order: int, symbols: int = 4, choices: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
     """By order from 0 to `max_order`: bits that all scored words take, and the strengths picked.
 
-    The arrays, int32[symbols^(max_order + 1)], count words of max_order + 1 letters of `symbols`.
-    A last letter is one of `choices`, all as likely below order 0. Results are float64.
+    Both count words of max_order + 1 letters of `symbols`. A last letter is one of `choices`, all
+    as likely below order 0. Results are float64.
     """
-    tables = _tables(counted, max_order, symbols)
-    goals = _of_all_lengths(scored, max_order, symbols)
-    bits, strengths = np.zeros(len(tables)), np.zeros(len(tables))
+    sizes = [symbols ** (order + 1) for order in range(max_order + 1)]
+    counts = [_Table(ends, symbols) for ends in _of_all_lengths(counted, sizes)]
+    dense = sum(size <= _DENSE for size in sizes)
+    goals = _of_all_lengths(scored.ends(sizes[dense - 1]), sizes[:dense])
+    bits, strengths = np.zeros(len(sizes)), np.zeros(len(sizes))
     below = np.full(1, 1 / choices)  # of every word, p of its last letter
-    dense = 0
-    while dense < len(tables) and len(goals[dense]) <= _DENSE:
-        tried = [tables[dense].all_smoothed(below, a) for a in STRENGTHS]
-        lengths = [-(goals[dense] * np.log2(p)).sum() for p in tried]
-        pick = int(np.argmin(lengths))
-        bits[dense], strengths[dense], below = lengths[pick], STRENGTHS[pick], tried[pick]
-        dense += 1
-    if dense < len(tables):  # too many words, most of which do not occur
-        strengths[dense:] = _strengths(tables[dense:], *_sample(scored), below)
-        for at in range(0, len(scored), _BLOCK):
-            block = scored[at : at + _BLOCK]
-            words = np.flatnonzero(block) + at
-            times, p = block[words - at], below[words % len(below)]
-            for order in range(dense, len(tables)):
-                p = tables[order].smoothed(words, p, strengths[order])
+    for order, goal in enumerate(goals):
+        words = np.arange(sizes[order])
+        strengths[order], bits[order], below = _picked(
+            counts[order].asked(words), goal.of(words), below[words % len(below)]
+        )
+    if dense < len(sizes):  # too many words, most of which do not occur
+        words, times = _sample(scored)
+        p = below[words % len(below)]
+        for order in range(dense, len(sizes)):
+            strengths[order], _, p = _picked(counts[order].asked(words), times, p)
+        for words, times in scored.occurring():
+            p = below[words % len(below)]
+            for order in range(dense, len(sizes)):
+                p = _smoothed(counts[order].asked(words), p, strengths[order])
                 bits[order] -= (times * np.log2(p)).sum()  # BLAS's threads only wait
     return bits + _BITS_PER_CHOICE * np.arange(1, len(bits) + 1), strengths
 
@@ -182,64 +178,47 @@ def _batches(segments: Iterable[np.ndarray], k: int) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class _Table:
-    """Counts of the words of one length, and of the contexts that are all but their last letter."""
+    """Counts of the words of one length, which are a context and a letter of `symbols`."""
 
-    words: np.ndarray  # [symbols^(order + 1)]
-    contexts: np.ndarray  # [symbols^order]
+    words: WordCounts
+    symbols: int
 
-    def smoothed(self, words: np.ndarray, below: np.ndarray, strength: float) -> np.ndarray:
-        """float64: p_k of each word's last letter after the letters before it, given p_{k-1}.
-
-        The words may be longer: their ends count.
-        """
-        index = words % len(self.words)
-        context = index // (len(self.words) // len(self.contexts))
-        return (self.words[index] + strength * below) / (self.contexts[context] + strength)
-
-    def all_smoothed(self, below: np.ndarray, strength: float) -> np.ndarray:
-        """The same for all words, given p_{k-1} for all words one letter shorter."""
-        symbols = len(self.words) // len(self.contexts)
-        over = (self.words.reshape(-1, len(below)) + strength * below).reshape(-1, symbols)
-        return (over / (self.contexts + strength)[:, None]).ravel()
+    def asked(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How often the words, or the ends of longer words, occur, and how often their contexts."""
+        words = words % self.words.size
+        return self.words.of(words), self.words.of_starts(words // self.symbols, self.symbols)
 
 
-def _tables(words: np.ndarray, order: int, symbols: int) -> list[_Table]:
-    """Counts of the words of 1, 2 ... order + 1 letters that the counted words end in."""
-    return [
-        # einsum adds a few neighbours five times as fast as sum does
-        _Table(t, np.einsum("ij->i", t.reshape(-1, symbols)))
-        for t in _of_all_lengths(words, order, symbols)
-    ]
+def _smoothed(
+    asked: tuple[np.ndarray, np.ndarray], below: np.ndarray, strength: float
+) -> np.ndarray:
+    """float64: p_k of each word's last letter after the letters before it, given p_{k-1}."""
+    words, contexts = asked
+    return (words + strength * below) / (contexts + strength)
 
 
-def _of_all_lengths(words: np.ndarray, order: int, symbols: int) -> list[np.ndarray]:
-    """Counts of the 1, 2 ... order + 1 letters that the words of order + 1 letters end in."""
+def _picked(
+    asked: tuple[np.ndarray, np.ndarray], goal: np.ndarray, below: np.ndarray
+) -> tuple[float, float, np.ndarray]:
+    """The strength that gives words, each of them so often, the shortest code; its bits and p_k."""
+    tried = [_smoothed(asked, below, a) for a in STRENGTHS]
+    lengths = [-(goal * np.log2(p)).sum() for p in tried]
+    pick = int(np.argmin(lengths))
+    return STRENGTHS[pick], lengths[pick], tried[pick]
+
+
+def _of_all_lengths(words: WordCounts, sizes: Sequence[int]) -> list[WordCounts]:
+    """Counts of the 1, 2 ... letters that the words end in: those below each of the sizes."""
     counts = [words]
-    for _ in range(order):
-        counts.append(counts[-1].reshape(symbols, -1).sum(0, dtype=np.int64))
+    for size in reversed(sizes[:-1]):
+        counts.append(counts[-1].ends(size))
     return counts[::-1]
 
 
-def _sample(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sample(counts: WordCounts) -> tuple[np.ndarray, np.ndarray]:
     """About _SAMPLE words that occur, evenly spread, and how often each does."""
     # An odd step, since an even one would meet only some of the last letters.
-    step = -(-int(np.count_nonzero(words)) // _SAMPLE) | 1
-    found = [
-        np.flatnonzero(words[at : at + _BLOCK])[::step] + at for at in range(0, len(words), _BLOCK)
-    ]
-    sample = np.concatenate(found)
-    return sample, words[sample]
-
-
-def _strengths(
-    tables: list[_Table], words: np.ndarray, counts: np.ndarray, below: np.ndarray
-) -> np.ndarray:
-    """float64 by table: the strength that gives the sample the shortest code; p before, `below`."""
-    best = []
-    p = below[words % len(below)]
-    for table in tables:
-        tried = [table.smoothed(words, p, a) for a in STRENGTHS]
-        pick = int(np.argmax([(counts * np.log2(t)).sum() for t in tried]))
-        best.append(STRENGTHS[pick])
-        p = tried[pick]
-    return np.array(best)
+    step = -(-counts.distinct // _SAMPLE) | 1
+    found = [(words[::step], times[::step]) for words, times in counts.occurring()]
+    words, times = zip(*found, strict=True)
+    return np.concatenate(words), np.concatenate(times)
