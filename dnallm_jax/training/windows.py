@@ -62,6 +62,7 @@ def composition_settings(config: Config) -> Finetune:
         layer_decay=1.0,
         patience=0,
         seeds=1,
+        ensemble=False,
         view=Composition.name,
         batch_tokens=chosen.batch_windows * Composition().row_length(0),
         length_weights=(),

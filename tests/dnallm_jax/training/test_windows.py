@@ -4,7 +4,7 @@ import pathlib
 from collections import Counter
 
 from dnallm_jax.config import Config, default_config, resolve
-from dnallm_jax.training.windows import baseline_windows
+from dnallm_jax.training.windows import baseline_windows, composition_settings
 from tests.dnallm_jax.bundles import write_contigs
 
 
@@ -24,3 +24,12 @@ def test_windows_of_the_lengths_of_all_members(tmp_path: pathlib.Path) -> None:
     assert labels.tolist() == [0, 1] * 9
     alone, _ = baseline_windows(config(steps=0, lengths=(90,)), contigs, 4)
     assert Counter(map(len, alone)) == {60: 4, 120: 4}
+
+
+def test_networks_on_composition_are_the_same_beside_one_gpt_and_several() -> None:
+    """They would be refused as another config's, and trained again, once seeds are added."""
+    recipe = default_config()
+    recipe.composition.steps = 1
+    alone = composition_settings(resolve(recipe))
+    recipe.finetune.seeds, recipe.finetune.ensemble = 2, True
+    assert composition_settings(resolve(recipe)) == alone
