@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipeline.reading import Record, fields, read_records
+from data_pipeline.spooling import Spooled
 from dnallm_jax.scoring.detector import Detector
 from dnallm_jax.scoring.output import Calls, Part, choose_calls, score_part
 from dnallm_jax.scoring.regions import Region, regions
@@ -38,7 +39,7 @@ def main() -> None:
     for host, phage in implants(options.genomes, options.phages, options.bases, rng):
         place = int(rng.integers(options.bases // 5, options.bases * 4 // 5))
         bases = host.bases[:place] + phage.bases + host.bases[place:]
-        record = Record(host.id, "", bases.upper())
+        record = Spooled(host.id, "", bases.upper())
         part = Part(0, [record], [False], "")
         own = next(regions(detector, everything, [record], score_part(detector, everything, part)))
         found.append((place, place + len(phage.bases), own))

@@ -33,7 +33,8 @@ import numpy as np
 from benchmarks.bench_frames import simulated
 from configs.detector import get_config
 from data_pipeline.frames import Codon
-from data_pipeline.reading import read_records
+from data_pipeline.reading import read_blocks
+from data_pipeline.spooling import spooled
 from data_pipeline.views import Composition, Frames
 from dnallm_jax.config import gpt_spec, resolve
 from dnallm_jax.evaluation.calibration import Calibration
@@ -176,7 +177,7 @@ def score(detector: Detector, source: str, target: str) -> None:
     batch.score_to_files(
         detector.bundle,
         detector.calls,
-        read_records([source], strict=False),
+        spooled(read_blocks([source], strict=False)),
         batch.Targets(target, choose_format(target)),
         Progress([source], quiet=True),
         provenance=settings.provenance(detector.bundle, detector.calls, "benchmark"),

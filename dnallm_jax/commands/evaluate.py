@@ -34,7 +34,8 @@ def run(arguments: list[str]) -> None:
     import pathlib
 
     from data_pipeline.contigs import Test, Validation, open_contigs
-    from data_pipeline.reading import expand, read_records
+    from data_pipeline.reading import expand, read_blocks
+    from data_pipeline.spooling import spooled
 
     split = flags.FLAGS.split
     contigs = open_contigs(str(workdir / common.CONTIGS))
@@ -84,7 +85,7 @@ def run(arguments: list[str]) -> None:
         manifest=detector.manifest,
         controls=shuffled_controls(detector, held_out),
         others={name: other.predict(held_out).table for name, other in others.items()},
-        genomes=scan(detector, read_records(genomes)) if genomes else None,
+        genomes=scan(detector, spooled(read_blocks(genomes))) if genomes else None,
     )
     if split != "validation":
         bundle.note_opened(folder, split, contigs.fingerprint, result["model"]["overall"])

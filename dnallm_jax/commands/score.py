@@ -73,7 +73,8 @@ def run(arguments: list[str]) -> None:
     import itertools
     import sys
 
-    from data_pipeline.reading import expand, read_records
+    from data_pipeline.reading import expand, read_blocks
+    from data_pipeline.spooling import spooled
     from dnallm_jax.scoring import batch, formats, settings
     from dnallm_jax.scoring.progress import Progress
     from dnallm_jax.scoring.shares import Share
@@ -94,7 +95,7 @@ def run(arguments: list[str]) -> None:
     targets.check(inputs, resume=options["resume"], processes=share.count)
     settings.limit_threads(options["threads"])
     # The first record before the network: what is no sequence file is refused in a second.
-    records = read_records(inputs, strict=False)
+    records = spooled(read_blocks(inputs, strict=False))
     first = next(records, None)
     if first is None:
         raise UserError(f"{', '.join(arguments)}: no records; check that this is the right input")

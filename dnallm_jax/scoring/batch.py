@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 from dnallm_jax.scoring import embeddings, formats, shares
 from dnallm_jax.scoring.formats import Format
 from dnallm_jax.scoring.journal import Commit, Journal, Output, cannot_be_written
@@ -84,7 +84,7 @@ class Targets:
 def score_to_files(
     detector: "Detector",
     calls: Calls,
-    records: Iterable[Record],
+    records: Iterable[Spooled],
     targets: Targets,
     progress: Progress,
     *,
@@ -111,12 +111,11 @@ def score_to_files(
     whole = [kind.output for kind in kinds]
     outputs = share.outputs(whole)
 
-    def work(part: Part) -> tuple[list[Result], list[bytes]]:
+    def work(part: Part) -> tuple[list[Result], list[Iterable[bytes]]]:
         if not share.has(part.number):
             return [], []
         results = score_part(detector, calls, part)
-        encoded = [kind.encode(part.records, results) for kind in kinds]
-        return results, share.encoded(encoded)
+        return results, [kind.encode(part.records, results) for kind in kinds]
 
     of_all = {**provenance, "format": targets.format.name, **targets.beside}
     beside = functools.partial(_beside, targets, provenance)
@@ -130,8 +129,7 @@ def score_to_files(
         behind, committed = (journal.done.parts, journal.done.digest), time.monotonic()
         for part, (results, encoded) in worked(work, _after(cut(records), journal.done)):
             if encoded:
-                for output, data in zip(outputs, encoded, strict=True):
-                    journal.write(output.path, data)
+                share.write(journal, outputs, encoded)
             tally.add(results)
             progress.add(sum(row.length for row in results))
             behind = (part.number + 1, part.digest)
@@ -152,13 +150,13 @@ class Kind:
     """An output, and what of a part goes into it."""
 
     output: Output
-    encode: Callable[[list[Record], list[Result]], bytes]
+    encode: Callable[[list[Spooled], list[Result]], Iterable[bytes]]
 
 
 def _rows(targets: Targets, provenance: Mapping[str, Any]) -> Kind:
     format = targets.format
     output = Output(Path(targets.rows), format.head(), format.finisher(provenance))
-    return Kind(output, lambda records, results: format.rows(results))
+    return Kind(output, lambda records, results: (format.rows(results),))
 
 
 def _extras(detector: "Detector", calls: Calls, targets: Targets) -> Iterator[Kind]:
@@ -228,7 +226,7 @@ def is_made(
 def score_to_stream(
     detector: "Detector",
     calls: Calls,
-    records: Iterable[Record],
+    records: Iterable[Spooled],
     targets: Targets,
     progress: Progress,
 ) -> Tally:

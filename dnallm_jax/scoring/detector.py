@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from data_pipeline.errors import UserError
 from data_pipeline.parsing import ACCEPTED, GAPS
 from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 from dnallm_jax.parallel import hosts
 from dnallm_jax.parallel.execution import choose
 from dnallm_jax.parallel.mesh import make_mesh
@@ -21,6 +22,7 @@ from dnallm_jax.scoring.output import SHORTEST, Calls, Result, choose_calls, sco
 from dnallm_jax.scoring.parts import cut, worked
 
 Letters = str | bytes
+Given = Letters | tuple[str, Letters] | Record | Spooled
 _U_TO_T = bytes.maketrans(b"Uu", b"Tt")
 
 
@@ -72,16 +74,14 @@ class Detector:
         )
         return cls(opened, calls, batch_tokens)
 
-    def score(
-        self,
-        sequences: Iterable[Letters | tuple[str, Letters] | Record] | Mapping[str, Letters],
-    ) -> Iterator[Result]:
+    def score(self, sequences: Iterable[Given] | Mapping[str, Letters]) -> Iterator[Result]:
         """Exactly one result a sequence, in order, as they come; memory is bounded.
 
         Args:
           sequences: letters of DNA or RNA; pairs of id and letters, or a mapping of them; or
             records, as `data_pipeline.reading.read_records(["contigs.fa.gz"], strict=False)` gives
-            them. Without an id, a sequence has its number, from 0.
+            them (`data_pipeline.spooling.spooled(read_blocks(...))`: in constant memory). Without
+            an id, a sequence has its number, from 0.
 
         Raises:
           UserError: a letter that stands for no base. TypeError: what is no sequence.
@@ -96,9 +96,9 @@ class Detector:
             yield from results
 
 
-def _record(number: int, given: Letters | tuple[str, Letters] | Record) -> Record:
-    if isinstance(given, Record):
-        return given
+def _record(number: int, given: Given) -> Spooled:
+    if isinstance(given, Record | Spooled):
+        return Spooled(given.id, given.description, given.bases)
     name, letters = given if isinstance(given, tuple) else (str(number), given)
     if not isinstance(letters, str | bytes):
         raise TypeError(f"sequence {name}: a {type(letters).__name__}, not letters")
@@ -107,4 +107,4 @@ def _record(number: int, given: Letters | tuple[str, Letters] | Record) -> Recor
         raise UserError(
             f"sequence {name}: {foreign[:1].decode('latin-1')!r} is no letter of DNA or RNA"
         )
-    return Record(name, "", bases.translate(_U_TO_T, GAPS))
+    return Spooled(name, "", bases.translate(_U_TO_T, GAPS))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 from dnallm_jax.scoring.output import Result
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def head() -> bytes:
     return _schema().serialize().to_pybytes()
 
 
-def encode(detector: "Detector", records: Sequence[Record], results: Sequence[Result]) -> bytes:
+def encode(
+    detector: "Detector", records: Sequence[Spooled], results: Sequence[Result]
+) -> list[bytes]:
     """As Arrow: for each record its id and its embedding, null where the record has no score."""
     import pyarrow as pa
 
@@ -37,4 +39,4 @@ def encode(detector: "Detector", records: Sequence[Record], results: Sequence[Re
         "sequence_id": [row.sequence_id for row in results],
         "embedding": [None if row.virus_score is None else next(vectors) for row in results],
     }
-    return pa.RecordBatch.from_pydict(columns, schema=_schema()).serialize().to_pybytes()
+    return [pa.RecordBatch.from_pydict(columns, schema=_schema()).serialize().to_pybytes()]

@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled, pieces
 from dnallm_jax.scoring.output import COLUMNS, Result
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _ENDINGS = {
 }
 _PACKINGS = {".gz": "gz", ".zst": "zst"}
 _ROW_GROUP = 1 << 17  # rows
+_LINE, _LINES = 80, 10_000  # bases in a line of FASTA, and lines that are made at a time
 METADATA_KEY = b"dnallm_jax"
 """Under this key a Parquet file's metadata hold the provenance, as JSON."""
 
@@ -124,18 +125,19 @@ def json_line(row: Result) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def fasta(records: Sequence[Record], width: int = 80) -> bytes:
-    """The records as FASTA, headers as they were, so many bases a line."""
-    lines: list[bytes] = []
-    for record in records:
-        lines.append(f">{record.id} {record.description}".rstrip().encode())
-        lines += (record.bases[i : i + width] for i in range(0, len(record.bases), width))
-    return b"".join(line + b"\n" for line in lines)
+def fasta(record: Spooled) -> Iterator[bytes]:
+    """The record as FASTA, a piece at a time: its header as it was, and lines of bases."""
+    yield f">{record.id} {record.description}".rstrip().encode() + b"\n"
+    for piece in pieces(record.bases, _LINES * _LINE):
+        lines = (piece[at : at + _LINE] for at in range(0, len(piece), _LINE))
+        yield b"".join([line + b"\n" for line in lines])
 
 
-def called_viral(records: Sequence[Record], results: Sequence[Result]) -> bytes:
+def called_viral(records: Sequence[Spooled], results: Sequence[Result]) -> Iterator[bytes]:
     """As FASTA, the records that are called viral."""
-    return fasta([r for r, row in zip(records, results, strict=True) if row.is_virus])
+    for record, row in zip(records, results, strict=True):
+        if row.is_virus:
+            yield from fasta(record)
 
 
 def packer(packing: str) -> Callable[[Path, Path], None] | None:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record, fields
+from data_pipeline.reading import fields
+from data_pipeline.spooling import Spooled
 from dnallm_jax.evaluation.thresholds import poisson
 from dnallm_jax.scoring.bundle import Detector
 from dnallm_jax.scoring.output import choose_calls, score_part
@@ -16,7 +17,7 @@ LONGEST = 20
 """Regions that are named."""
 
 
-def scan(detector: Detector, genomes: Iterable[Record]) -> dict[str, Any]:
+def scan(detector: Detector, genomes: Iterable[Spooled]) -> dict[str, Any]:
     """What `score --regions` would call in these genomes, at the detector's own threshold.
 
     Returns:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from data_pipeline.spooling import Letters
 from dnallm_jax.evaluation.joining import Joining, equal
 from dnallm_jax.scoring.scorer import Scored, Scorer, take
 
@@ -24,7 +25,7 @@ class JointScorer:
     def names(self) -> tuple[str, ...]:
         return tuple(self._members)
 
-    def score(self, sequences: Iterable[bytes]) -> Iterator[Scored]:
+    def score(self, sequences: Iterable[Letters]) -> Iterator[Scored]:
         """One result a sequence (letters of any case), in order; memory is bounded by a group.
 
         `windows` are those of the member that reads most of them; `strand_gap` is the largest.
@@ -49,6 +50,6 @@ class JointScorer:
         """Whether a member has embeddings."""
         return any(scorer.embeds for scorer in self._members.values())
 
-    def embed(self, sequences: Iterable[bytes]) -> Iterator[np.ndarray | None]:
+    def embed(self, sequences: Iterable[Letters]) -> Iterator[np.ndarray | None]:
         """The embeddings by the first member that has some, as `Scorer.embed` gives them."""
         return next(s for s in self._members.values() if s.embeds).embed(sequences)

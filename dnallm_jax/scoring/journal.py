@@ -124,7 +124,7 @@ class Journal:
         for output in self._outputs:
             with _named(output.path):
                 self._files[output.path] = output.partial.open("wb")
-            self.write(output.path, output.head)
+            self.write(output.path, [output.head])
         with _named(self._main):
             self._append({"identity": self._identity})
 
@@ -168,11 +168,15 @@ class Journal:
         file.truncate(size)
         file.seek(size)
 
-    def write(self, path: Path, data: bytes) -> None:
-        """Appends to the output of that path; UserError where it cannot."""
-        with _named(path):
-            self._files[path].write(data)
-        self._sums[path].update(data)
+    def write(self, path: Path, data: Iterable[bytes]) -> int:
+        """Appends to the output of that path; says how many bytes. UserError where it cannot."""
+        size = 0
+        for block in data:
+            with _named(path):
+                self._files[path].write(block)
+            self._sums[path].update(block)
+            size += len(block)
+        return size
 
     def commit(
         self, parts: int, digest: str, tally: Mapping[str, Any], *, complete: bool = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 
 if TYPE_CHECKING:  # which loads JAX
     from dnallm_jax.scoring.bundle import Detector
@@ -124,7 +124,7 @@ class Part:
     """Successive records, scored together and written together."""
 
     number: int  # from 0
-    records: list[Record]
+    records: list[Spooled]
     repeated: list[bool]  # whether an earlier record, of any part, has the same id
     digest: str  # of all records from the first one of the input to the last one here
 
@@ -140,7 +140,7 @@ def score_part(detector: "Detector", calls: Calls, part: Part) -> list[Result]:
 
 
 def _result(
-    detector: "Detector", calls: Calls, record: Record, repeated: bool, scores: "Iterator[Scored]"
+    detector: "Detector", calls: Calls, record: Spooled, repeated: bool, scores: "Iterator[Scored]"
 ) -> Result:
     length = len(record.bases)
     scored = next(scores) if length >= calls.min_length else None

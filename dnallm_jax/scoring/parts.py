@@ -11,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record, SeenIds
+from data_pipeline.reading import SeenIds
+from data_pipeline.spooling import Spooled, pieces
 from dnallm_jax.scoring.output import Part
 
 Answer = TypeVar("Answer")
@@ -23,18 +24,19 @@ _RECORD = 64  # what a record counts for beside its bases, so that empty ones fi
 _IN_FLIGHT = 2
 
 
-def cut(records: Iterable[Record]) -> Iterator[Part]:
+def cut(records: Iterable[Spooled]) -> Iterator[Part]:
     """The records in parts. Memory: a part, and 12 to 24 bytes for each record seen (`SeenIds`)."""
     seen = SeenIds()
     digest = hashlib.blake2b(digest_size=16)
     number, room = 0, FIRST
-    part: list[Record] = []
+    part: list[Spooled] = []
     repeated: list[bool] = []
     for record in records:
         part.append(record)
         repeated.append(not seen.add(record.id))
         digest.update(f"{record.id} {record.description}\n{len(record.bases)}\n".encode())
-        digest.update(record.bases)
+        for piece in pieces(record.bases):
+            digest.update(piece)
         room -= _RECORD + len(record.bases)
         if room <= 0:
             yield Part(number, part, repeated, digest.hexdigest())

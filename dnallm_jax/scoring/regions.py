@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 from dnallm_jax.scoring.output import Calls, Result
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Span = tuple[int, int]
 
 
 def regions(
-    detector: "Detector", calls: Calls, records: Sequence[Record], results: Sequence[Result]
+    detector: "Detector", calls: Calls, records: Sequence[Spooled], results: Sequence[Result]
 ) -> Iterator[list[Region]]:
     """The regions of each record, whose rows are `results`, in order along it.
 
@@ -65,7 +65,7 @@ def regions(
 
 
 def _log_odds(
-    detector: "Detector", records: Sequence[Record], spans: Sequence[Sequence[Span]]
+    detector: "Detector", records: Sequence[Spooled], spans: Sequence[Sequence[Span]]
 ) -> Iterator[np.ndarray]:
     """float64[W] for each record: calibrated log-odds of its spans; 0 where nothing is known."""
     scored = detector.scorer.score(
@@ -122,8 +122,8 @@ def likeliest_path(log_odds: np.ndarray, enter: float, leave: float) -> np.ndarr
 
 
 def bed(
-    detector: "Detector", calls: Calls, records: Sequence[Record], results: Sequence[Result]
-) -> bytes:
+    detector: "Detector", calls: Calls, records: Sequence[Spooled], results: Sequence[Result]
+) -> list[bytes]:
     """The regions of all records as lines of BED: id, start, stop, `virus`, score x 1,000."""
     found = regions(detector, calls, records, results)
     lines = [
@@ -131,4 +131,4 @@ def bed(
         for row, own in zip(results, found, strict=True)
         for start, stop, score in own
     ]
-    return "".join(lines).encode()
+    return ["".join(lines).encode()]

@@ -8,13 +8,15 @@ sequence.
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
 
+from data_pipeline.spooling import Letters, pieces
 from data_pipeline.views import View
 from dnallm_jax.evaluation.aggregation import Aggregation, Windows
 from dnallm_jax.model.gpt import Params
@@ -25,6 +27,10 @@ from dnallm_jax.scoring.batches import Batches, Compiled
 # group, what is of like length shares batches.
 _GROUP_BASES, _GROUP_SEQUENCES = 2_000_000, 100_000
 _LETTERS = b"ACGTUacgtu"
+
+Span = tuple[int, int]  # start, stop
+Some = TypeVar("Some", bound=Letters)
+_NOTHING = np.zeros(0), np.zeros((0, 1))  # known bases and values of no window
 
 
 @dataclass(frozen=True)
@@ -80,19 +86,27 @@ class Scorer:
         other._params = params
         return other
 
-    def score(self, sequences: Iterable[bytes]) -> Iterator[Scored]:
-        """One result a sequence (letters of any case), in order; memory is bounded by a group."""
+    def score(self, sequences: Iterable[Letters]) -> Iterator[Scored]:
+        """One result a sequence (letters of any case), in order.
+
+        Memory is bounded by a group; a window takes some hundred bytes beyond that.
+        """
         remaining = iter(sequences)
         while group := take(remaining):
-            for sequence, weights, strands in self._read(self._batches.logits, group):
-                if not weights.sum() > 0:
+            cuts = [windows(len(sequence), self._window, self._overlap) for sequence in group]
+            read = [*self._read(self._batches.logits, group, cuts)] or [_NOTHING]
+            all_known, all_strands = map(np.concatenate, zip(*read, strict=True))
+            stops = np.cumsum([len(own) for own in cuts]).tolist()
+            for sequence, start, stop in zip(group, [0, *stops], stops, strict=False):
+                known, strands = all_known[start:stop], all_strands[start:stop].astype(float)
+                if not known.any():
                     yield Scored(float("nan"), len(strands), 0.0, float("nan"))
                     continue
-                each = strands.mean(axis=1)
+                weights, each = known / known.sum(), strands.mean(axis=1)
                 yield Scored(
                     logit=float(self._aggregation.apply(each, weights)),
                     windows=len(strands),
-                    fraction_scored=known_bases(sequence) / len(sequence),
+                    fraction_scored=sum(map(known_bases, pieces(sequence))) / len(sequence),
                     strand_gap=float(weights @ np.ptp(strands, axis=1)),
                     by_window=tuple(each.tolist()),
                     shares=tuple(weights.tolist()),
@@ -103,7 +117,7 @@ class Scorer:
         """Whether the network has embeddings."""
         return self._batches.embeddings is not None
 
-    def embed(self, sequences: Iterable[bytes]) -> Iterator[np.ndarray | None]:
+    def embed(self, sequences: Iterable[Letters]) -> Iterator[np.ndarray | None]:
         """float64[D] for each sequence, in order: the mean of its windows' embeddings.
 
         Over both strands, each window as heavy as it has known bases; None where there are none.
@@ -112,34 +126,34 @@ class Scorer:
         assert network
         remaining = iter(sequences)
         while group := take(remaining):
-            for _, weights, values in self._read(network, group):
-                yield weights @ values.mean(axis=1) if weights.sum() > 0 else None
+            cuts = [windows(len(sequence), self._window, self._overlap) for sequence in group]
+            owners = (number for number, own in enumerate(cuts) for _ in own)
+            totals, sums = [0.0] * len(group), [np.zeros(1)] * len(group)
+            for known, values in self._read(network, group, cuts):
+                # One window after the other, so that no sum depends on where blocks end.
+                vectors = values.mean(axis=1, dtype=float)
+                for bases, vector, number in zip(known.tolist(), vectors, owners, strict=False):
+                    totals[number] += bases
+                    sums[number] = sums[number] + bases * vector
+            for total, vector in zip(totals, sums, strict=True):
+                yield vector / total if total else None
 
     def _read(
-        self, network: Compiled, sequences: Sequence[bytes]
-    ) -> Iterator[tuple[bytes, np.ndarray, np.ndarray]]:
-        """Each sequence with what the network says of its W windows.
+        self, network: Compiled, sequences: Iterable[Letters], cuts: Iterable[list[Span]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What the network says of the windows of all sequences, a block of windows at a time.
 
         Yields:
-          (sequence, float64[W] shares of the known bases, nan where there are none,
-          float64[W, strands, ...] values).
+          (float64[W] known bases of each window, float[W, strands, ...] values).
         """
-        cuts = [windows(len(sequence), self._window, self._overlap) for sequence in sequences]
-        pieces = (
-            sequence[start:stop]
+        cut = (
+            bytes(sequence[start:stop])
             for sequence, own in zip(sequences, cuts, strict=True)
             for start, stop in own
         )
-        found = []
-        while block := take(pieces):
-            found.append(self._batches.values(network, self._params, block))
-        values = np.concatenate(found) if found else np.zeros((0, 1))
-        at = 0
-        for sequence, own in zip(sequences, cuts, strict=True):
-            known = np.array([known_bases(sequence[start:stop]) for start, stop in own], float)
-            total = known.sum()
-            yield sequence, known / (total or np.nan), values[at : at + len(own)].astype(float)
-            at += len(own)
+        while block := take(cut):
+            known = np.array([known_bases(window) for window in block], float)
+            yield known, self._batches.values(network, self._params, block)
 
 
 def known_bases(letters: bytes) -> int:
@@ -153,7 +167,7 @@ def gc_share(letters: bytes) -> float:
     return (len(letters) - len(letters.translate(None, b"CGcg"))) / known if known else math.nan
 
 
-def windows(length: int, window: int, overlap: int = 0) -> list[tuple[int, int]]:
+def windows(length: int, window: int, overlap: int = 0) -> list[Span]:
     """(start, stop) of the windows of a sequence: all of it, or evenly spread ones that cover it.
 
     They are equally long, at most `window`, read from the sequence's other end the same, and
@@ -172,9 +186,9 @@ def windows(length: int, window: int, overlap: int = 0) -> list[tuple[int, int]]
     return [(start, start + window) for start in starts]
 
 
-def take(sequences: Iterator[bytes]) -> list[bytes]:
+def take(sequences: Iterator[Some]) -> list[Some]:
     """The next sequences, of about _GROUP_BASES together; empty at the end."""
-    group: list[bytes] = []
+    group: list[Some] = []
     bases = 0
     for sequence in islice(sequences, _GROUP_SEQUENCES):
         group.append(sequence)

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,14 +53,18 @@ class Share:
             for output in named
         ]
 
-    def encoded(self, encoded: Sequence[bytes]) -> list[bytes]:
-        """What a part adds to each of `outputs`, of what it adds to each of the whole ones."""
-        if self.whole:
-            return list(encoded)
-        return [*encoded, (json.dumps([*map(len, encoded)]) + "\n").encode()]
+    def write(
+        self, journal: Journal, outputs: Sequence[Output], encoded: Iterable[Iterable[bytes]]
+    ) -> None:
+        """Appends to each of `outputs` what a part adds to it, given of the whole ones."""
+        added = zip(outputs, encoded, strict=self.whole)
+        lengths = [journal.write(output.path, data) for output, data in added]
+        if not self.whole:
+            journal.write(outputs[-1].path, [(json.dumps(lengths) + "\n").encode()])
 
 
 WHOLE = Share()
+_BLOCK = 1 << 20  # bytes of a share that are in memory at a time
 
 
 def _named(path: Path, ending: str) -> Path:
@@ -189,8 +193,10 @@ def _check(complete: Sequence[Complete], own: Complete, identity: Mapping[str, A
             )
 
 
-def _in_order(complete: Sequence[Complete], whole: Sequence[Output]) -> Iterator[list[bytes]]:
-    """What each part adds to each output, part after part."""
+def _in_order(
+    complete: Sequence[Complete], whole: Sequence[Output]
+) -> Iterator[list[Iterable[bytes]]]:
+    """What each part adds to each output, part after part; to be read before the next part."""
     with contextlib.ExitStack() as stack:
         readers = [
             [
@@ -209,7 +215,7 @@ def _in_order(complete: Sequence[Complete], whole: Sequence[Output]) -> Iterator
         for part in range(complete[0].end.parts):
             *files, _ = readers[part % len(readers)]
             each = json.loads(next(sizes[part % len(readers)]))
-            yield [reader.read(size) for reader, size in zip(files, each, strict=True)]
+            yield [reader.blocks(size) for reader, size in zip(files, each, strict=True)]
         for *files, _ in readers:
             for reader in files:
                 reader.check()
@@ -237,6 +243,12 @@ class _Reader:
         self._sum.update(data)
         self._at += len(data)
         return data
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """So many bytes, in blocks."""
+        while size and (block := self.read(min(size, _BLOCK))):
+            size -= len(block)
+            yield block
 
     def check(self) -> None:
         """UserError unless all was read, as it was written."""

@@ -11,13 +11,13 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
 import pyarrow.parquet  # noqa: F401  # here and below: loaded once, not in every fork
 
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 from dnallm_jax.evaluation import calibration  # noqa: F401
 from dnallm_jax.scoring import batch, parts, shares, summary  # noqa: F401
 from dnallm_jax.scoring.formats import choose_format
@@ -37,11 +37,13 @@ def keeps_what_follows(journal: Journal, output: Output, size: int, checksum: st
     journal._sums[output.path].update(output.partial.read_bytes()[: file.tell()])
 
 
-def at_once(journal: Journal, path: pathlib.Path, data: bytes) -> None:
+def at_once(journal: Journal, path: pathlib.Path, data: Iterable[bytes]) -> int:
     """No fault: what is written is on the disk long before the commit, so that more follows it."""
-    journal._files[path].write(data)
+    whole = b"".join(data)
+    journal._files[path].write(whole)
     journal._files[path].flush()
-    journal._sums[path].update(data)
+    journal._sums[path].update(whole)
+    return len(whole)
 
 
 def begins_at_the_last_part(found: Any, done: Any) -> Any:
@@ -52,9 +54,9 @@ def begins_at_the_last_part(found: Any, done: Any) -> Any:
 in_order = shares._in_order
 
 
-def turned_round(complete: Any, whole: Any) -> Iterator[list[bytes]]:
+def turned_round(complete: Any, whole: Any) -> Iterator[list[list[bytes]]]:
     """A planted fault: the parts of two shares in the other order."""
-    found = list(in_order(complete, whole))
+    found = [[list(blocks) for blocks in written] for written in in_order(complete, whole)]
     for pair in zip(found[1::2], found[::2], strict=False):
         yield from pair
 
@@ -67,7 +69,7 @@ FAULTS = {
 }
 
 
-def records() -> Iterator[Record]:
+def records() -> Iterator[Spooled]:
     for number in range(25):
         yield record(f"r{number % 20}", b"ACGT" * number + b"A" * (number % 7), "described")
 

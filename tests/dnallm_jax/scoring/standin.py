@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Letters, Spooled
 from dnallm_jax.evaluation.calibration import Calibration
 
 
@@ -13,10 +13,10 @@ class LikesA:
 
     embeds = False
 
-    def score(self, sequences: Iterable[bytes]) -> Iterator[Any]:
+    def score(self, sequences: Iterable[Letters]) -> Iterator[Any]:
         group: list[bytes] = []
         for sequence in sequences:
-            group.append(sequence)
+            group.append(bytes(sequence))
             if len(group) == 3:
                 yield from map(self.one, group)
                 group = []
@@ -45,6 +45,6 @@ class Detector:
         return float(self.calibration.apply([scored.logit], [max(length, 1)])[0])
 
 
-def record(name: str, bases: bytes, description: str = "") -> Record:
+def record(name: str, bases: bytes, description: str = "") -> Spooled:
     """A record of no file."""
-    return Record(name, description, bases)
+    return Spooled(name, description, bases)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 from dnallm_jax.scoring import batch, parts
 from dnallm_jax.scoring.batch import Targets, score_to_files, score_to_stream
 from dnallm_jax.scoring.formats import choose_format
@@ -45,7 +45,11 @@ def targets(folder: pathlib.Path, name: str = "scores.tsv", **more: str) -> Targ
 
 
 def score(
-    where: Targets, records: Iterable[Record] = RECORDS, *, resume: bool = False, **identity: object
+    where: Targets,
+    records: Iterable[Spooled] = RECORDS,
+    *,
+    resume: bool = False,
+    **identity: object,
 ) -> Tally:
     return score_to_files(
         Detector(),
@@ -89,7 +93,7 @@ def test_parquet_has_nothing_beside_it(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_file_appears_when_its_last_row_is_there(tmp_path: pathlib.Path) -> None:
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[Spooled]:
         for one in RECORDS:
             assert not (tmp_path / "scores.tsv").exists()
             yield one
@@ -100,7 +104,7 @@ def test_a_file_appears_when_its_last_row_is_there(tmp_path: pathlib.Path) -> No
 
 @pytest.mark.parametrize("error", [UserError("bad"), KeyboardInterrupt(), MemoryError()], ids=repr)
 def test_a_run_that_fails_soon_leaves_nothing(tmp_path: pathlib.Path, error: Exception) -> None:
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[Spooled]:
         yield from RECORDS
         raise error
 
@@ -116,7 +120,7 @@ def stopped(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Targets:
     monkeypatch.setattr(parts, "LARGEST", 64)
     monkeypatch.setattr(batch, "COMMIT_EVERY", 0.0)
 
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[Spooled]:
         yield from RECORDS[:3]
         raise UserError("line 7")
 
@@ -139,7 +143,7 @@ def test_a_fault_that_was_mended_is_gone_on_from(stopped: Targets) -> None:
         [*RECORDS[:1], record("B", b""), *RECORDS[2:]],
     ],
 )
-def test_other_inputs_are_refused(stopped: Targets, records: list[Record]) -> None:
+def test_other_inputs_are_refused(stopped: Targets, records: list[Spooled]) -> None:
     with pytest.raises(UserError, match="the inputs are not those of the run that was stopped"):
         score(stopped, records, resume=True, device="cpu")
     score(stopped, resume=True, device="cpu")

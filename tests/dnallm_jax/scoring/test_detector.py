@@ -7,6 +7,7 @@ import pytest
 
 import dnallm_jax
 from data_pipeline.errors import UserError
+from data_pipeline.reading import Record
 from dnallm_jax.scoring.detector import Detector
 from dnallm_jax.scoring.output import Calls, Result
 from tests.dnallm_jax.scoring import standin
@@ -28,7 +29,7 @@ def test_sequences_of_every_kind() -> None:
     for sequences in (
         {"x": BASES, "y": b"CCCC"},
         [("x", BASES.encode()), ("y", "CCCC")],
-        iter([standin.record("x", BASES.encode()), ("y", "CCCC")]),
+        iter([standin.record("x", BASES.encode()), Record("y", "", b"CCCC")]),
     ):
         assert ids_and_scores(sequences) == expected
     assert ids_and_scores([BASES, b"CCCC"]) == [("0", high), ("1", low)]

@@ -67,9 +67,9 @@ def outputs(folder: pathlib.Path) -> list[Output]:
 def stopped(tmp_path: pathlib.Path) -> pathlib.Path:
     """What a run leaves that was killed after a commit, in the middle of a write."""
     with Journal(outputs(tmp_path), IDENTITY, resume=False) as journal:
-        journal.write(tmp_path / "rows.tsv", b"one\n")
+        journal.write(tmp_path / "rows.tsv", [b"one\n"])
         journal.commit(1, "d1", {"records": 1})
-        journal.write(tmp_path / "rows.tsv", b"tw")
+        journal.write(tmp_path / "rows.tsv", [b"tw"])
     with journal.path.open("ab") as file:
         file.write(b'{"parts": 2, "dig')
     return tmp_path
@@ -80,7 +80,7 @@ def test_a_run_goes_on_where_the_journal_says(stopped: pathlib.Path) -> None:
         assert (journal.done.parts, journal.done.digest) == (1, "d1")
         assert journal.done.tally == {"records": 1}
         assert not (stopped / "rows.tsv").exists()
-        journal.write(stopped / "rows.tsv", b"two\n")
+        journal.write(stopped / "rows.tsv", [b"two\n"])
         journal.commit(2, "d2", {}, complete=True)
         journal.finish({stopped / "rows.json": b"{}"})
     assert (stopped / "rows.tsv").read_bytes() == b"head\none\ntwo\n"
@@ -173,4 +173,4 @@ def test_a_full_disk_is_named(tmp_path: pathlib.Path) -> None:
         pytest.raises(UserError, match=r"rows\.tsv: cannot be written \(No space left on device\)"),
         Journal([Output(tmp_path / "rows.tsv")], {}, resume=False) as journal,
     ):
-        journal.write(tmp_path / "rows.tsv", b"x" * 100_000)
+        journal.write(tmp_path / "rows.tsv", [b"x" * 100_000])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 from dnallm_jax.evaluation.calibration import Calibration, at_prevalence
 from dnallm_jax.scoring import parts
 from dnallm_jax.scoring.output import SHORT, Calls, Result, choose_calls, score_part
@@ -20,17 +20,17 @@ DETECTOR = Detector()
 CALLS = Calls(0.5)
 
 
-def results(records: list[Record], calls: Calls = CALLS) -> list[Result]:
+def results(records: list[Spooled], calls: Calls = CALLS) -> list[Result]:
     return [row for _, rows in scored(records, calls) for row in rows]
 
 
 def scored(
-    records: Iterable[Record], calls: Calls = CALLS
+    records: Iterable[Spooled], calls: Calls = CALLS
 ) -> Iterator[tuple[parts.Part, list[Result]]]:
     return worked(functools.partial(score_part, DETECTOR, calls), cut(records))
 
 
-def expected_status(number: int, records: list[Record], min_length: int) -> str:
+def expected_status(number: int, records: list[Spooled], min_length: int) -> str:
     """The definition, without a table of hashes or a queue."""
     bases = records[number].bases
     if not bases:
@@ -44,7 +44,7 @@ def expected_status(number: int, records: list[Record], min_length: int) -> str:
     return "short" if len(bases) < 100 else "ok"
 
 
-def faults(records: list[Record], rows: list[Result], min_length: int = 0) -> list[str]:
+def faults(records: list[Spooled], rows: list[Result], min_length: int = 0) -> list[str]:
     """What is wrong with the rows for these records."""
     found = []
     if [row.sequence_id for row in rows] != [record.id for record in records]:
@@ -75,7 +75,7 @@ RECORDS = st.lists(
 
 
 @given(RECORDS, st.sampled_from([0, 1, 99, 100, 101]), st.sampled_from([1, 150, 10_000]))
-def test_one_row_a_record_in_order(records: list[Record], min_length: int, size: int) -> None:
+def test_one_row_a_record_in_order(records: list[Spooled], min_length: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "FIRST", size)
         rows = results(records, Calls(0.5, min_length=min_length))
@@ -113,7 +113,7 @@ def test_rows_come_before_the_input_ends(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(parts, "FIRST", 1)
     taken = []
 
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[Spooled]:
         for number in range(100):
             taken.append(number)
             yield record(str(number), b"ACGT" * 1_000)
@@ -143,14 +143,14 @@ def test_parts_begin_where_the_records_say(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "changed", [record("x", b"ACGT"), record("b", b"ACGA"), record("b", b"ACGT", "more")], ids=repr
 )
-def test_a_digest_is_of_all_that_is_written(changed: Record) -> None:
+def test_a_digest_is_of_all_that_is_written(changed: Spooled) -> None:
     first, last = record("a", b"ACGT"), record("b", b"ACGT")
     (part,), (other,) = cut([first, last]), cut([first, changed])
     assert part.digest != other.digest
 
 
 def test_what_was_read_before_a_fault_is_scored() -> None:
-    def records() -> Iterator[Record]:
+    def records() -> Iterator[Spooled]:
         for number in range(40):
             yield record(str(number), b"ACGT" * 2_000)
         raise UserError("line 7: protein")

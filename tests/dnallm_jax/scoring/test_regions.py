@@ -155,7 +155,7 @@ def test_lines_of_bed() -> None:
     part = Part(0, records, [False, False], "")
     likes_a = Detector()  # log-odds: three less than there are A's
     results = score_part(likes_a, CALLS, part)
-    assert bed(likes_a, CALLS, records, results) == (
+    assert b"".join(bed(likes_a, CALLS, records, results)) == (
         b"a|1\t0\t20\tvirus\t953\nb\t0\t6\tvirus\t953\n"
     )
 

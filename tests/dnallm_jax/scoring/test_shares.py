@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record
+from data_pipeline.spooling import Spooled
 from dnallm_jax.scoring import batch, parts
 from dnallm_jax.scoring.batch import Targets, is_made, score_to_files
 from dnallm_jax.scoring.formats import choose_format
@@ -46,7 +46,7 @@ def targets(folder: pathlib.Path, name: str = "scores.tsv") -> Targets:
 def score(
     where: Targets,
     share: Share = WHOLE,
-    records: Iterable[Record] = RECORDS,
+    records: Iterable[Spooled] = RECORDS,
     *,
     resume: bool = False,
     provenance: dict[str, object] = PROVENANCE,
