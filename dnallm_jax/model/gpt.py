@@ -121,6 +121,37 @@ def _dense_backward(
 dense.defvjp(lambda x, w: (x @ w, (x, w)), _dense_backward)
 
 
+_FEW_TOKENS = 256  # to choose from; of more, the product costs CPUs more than it saves others
+
+
+@jax.custom_vjp
+def look_up(table_VD: jax.Array, tokens_BL: jax.Array) -> jax.Array:
+    """table[tokens], [B, L, D]; its gradient is summed in float32, whatever the table's dtype.
+
+    A sum in bfloat16 would be lost: of a thousand equal numbers it holds 256. Where tokens are few
+    to choose from, it is a product with the one-hot tokens: to add row after row to the same few
+    rows is slow where thousands of threads do it at once.
+    """
+    return table_VD[tokens_BL]
+
+
+def _look_up_backward(
+    kept: tuple[jax.Array, jax.Array], dx_BLD: jax.Array
+) -> tuple[jax.Array, None]:
+    table_VD, tokens_BL = kept
+    if len(table_VD) > _FEW_TOKENS:
+        d_table_VD = jnp.zeros(table_VD.shape, jnp.float32).at[tokens_BL].add(dx_BLD)
+    else:
+        chosen_BLV = jax.nn.one_hot(tokens_BL, len(table_VD), dtype=dx_BLD.dtype)
+        d_table_VD = jnp.einsum(
+            "BLV,BLD->VD", chosen_BLV, dx_BLD, preferred_element_type=jnp.float32
+        )
+    return d_table_VD.astype(table_VD.dtype), None
+
+
+look_up.defvjp(lambda table, tokens: (table[tokens], (table, tokens)), _look_up_backward)
+
+
 def rope_table(
     positions_BL: jax.Array, head_width: int, base: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -260,7 +291,7 @@ def _embed(
         if run.rows is not None:
             whole = NamedSharding(run.rows.mesh, PartitionSpec())
             table_VD = jax.lax.with_sharding_constraint(table_VD, whole)
-        return _by_rows(table_VD[tokens_BL], run)
+        return _by_rows(look_up(table_VD, tokens_BL), run)
 
     x_BLD = looked_up(p["embedding"], tokens_BL)
     for distance in range(1, spec.lookback + 1):

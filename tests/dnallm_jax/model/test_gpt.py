@@ -217,6 +217,20 @@ def test_bfloat16_is_near_float32(params: Params) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(half_gradient)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("vocabulary", [6, 300])
+def test_gradients_of_embeddings_are_sums_that_bfloat16_cannot_hold(vocabulary: int) -> None:
+    tokens = np.tile(np.array([0, 1, 2, 2], np.int32), (1, 1024))
+
+    def counted(look_up: Callable) -> list[float]:
+        """The gradient of a sum over places: how often each token was looked up."""
+        table = jnp.zeros((vocabulary, 1), jnp.bfloat16)
+        gradient = jax.grad(lambda table: look_up(table, tokens).astype(jnp.float32).sum())(table)
+        return np.asarray(gradient[:4, 0], np.float32).tolist()
+
+    assert counted(gpt.look_up) == [1024, 1024, 2048, 0]
+    assert counted(lambda table, tokens: table[tokens]) == [256, 256, 256, 0]
+
+
 @pytest.mark.parametrize("run", [RUN, BFLOAT16], ids=["float32", "bfloat16"])
 def test_a_changed_segment_moves_no_bit_of_another(params: Params, run: Execution) -> None:
     batch = packed(ROWS, LENGTH)
