@@ -1,14 +1,15 @@
 """How fast are batches made from stored rows, beside a bare read of the same records?
 
     python -m benchmarks.bench_loader [--row_length=8192] [--megabases=100] [--batch_rows=8]
+    python -m benchmarks.bench_loader --corpus=WORKDIR/data/corpus
     python -m benchmarks.bench_loader --rows=1000000
 
-The first prepares genomes of 3 Mbp drawn at random, and prints tokens per CPU-second of one
-process, reading at random: of ArrayRecord alone (one record at a time, nothing unpacked), of rows
-unpacked by the corpus's own source and by TFDS's, and of whole batches, both strands, directly and
-through the stream that training reads. What they are compared with is read in turn with them,
-several times; the fastest of each counts. The second writes data sets of 10,000 rows to so many,
-and prints what reading one row at random takes in each.
+The first prepares genomes of 3 Mbp drawn at random, the second takes a corpus that is prepared;
+they print tokens per CPU-second of one process, reading at random: of ArrayRecord alone (one record
+at a time, nothing unpacked), of rows unpacked by the corpus's own source and by TFDS's, and of
+whole batches, both strands, directly and through the stream that training reads. What they are
+compared with is read in turn with them, several times; the fastest of each counts. The third writes
+data sets of 10,000 rows to so many, and prints what reading one row at random takes in each.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import tensorflow_datasets as tfds
 
 from benchmarks.bench_prepare import write_fasta
 from data_pipeline import loader, order
-from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus
+from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus, open_corpus
 from data_pipeline.rows import RowSource
 
 GENOME = 3_000_000
@@ -102,8 +103,12 @@ def main() -> None:
     parser.add_argument("--row_length", type=int, default=8_192)
     parser.add_argument("--megabases", type=float, default=100)
     parser.add_argument("--batch_rows", type=int, default=8)
+    parser.add_argument("--corpus", default="")
     parser.add_argument("--rows", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.corpus:
+        measure_batches(open_corpus(arguments.corpus), arguments.batch_rows)
+        return
     with tempfile.TemporaryDirectory() as folder:
         if arguments.rows:
             measure_access(folder, arguments.rows, arguments.row_length)

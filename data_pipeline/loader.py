@@ -5,9 +5,11 @@ stream is the row, on the strand, that `order` says. So the data's whole state i
 any number of processes, threads or restarts sees the same global batches.
 """
 
-import contextlib
+import collections
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -104,10 +106,11 @@ class Layout:
             if len(lengths) == 1 and lengths[0] == self._length:
                 continue
             if not ids.flags.writeable:
-                ids, positions = ids.copy(), positions.copy()
-            used = int(lengths.sum())
-            ids[i, :used] = np.repeat(self._places[1 : len(lengths) + 1], lengths)
-            positions[i, :used] -= np.repeat(np.cumsum(lengths) - lengths, lengths)
+                ids, positions = np.ones(shape, np.int32), np.tile(self._places, (len(rows), 1))
+            ends = np.cumsum(lengths)
+            first, used = (ends[0], ends[-1]) if len(ends) else (0, 0)
+            ids[i, first:used] = np.repeat(self._places[2 : len(ends) + 1], lengths[1:])
+            positions[i, first:used] -= np.repeat(ends[:-1], lengths[1:])
             ids[i, used:] = positions[i, used:] = 0
         if not self._first or soft or tokens.min() < self._first:
             counts = tokens >= self._first if self._first else self._counts[tokens]
@@ -155,16 +158,22 @@ def stream(
 ) -> Iterator[Batch]:
     """batch(start), batch(start + 1), ... for ever, made by threads while the caller computes.
 
-    What `batch` raises reaches the caller in its turn. Closing the iterator, or losing the last
-    reference to it, ends the threads after the batches they are at.
+    `ahead` of them are being made or wait. What `batch` raises reaches the caller in its turn.
+    Closing the iterator, or losing the last reference to it, ends the threads after the batches
+    they are at.
     """
     import grain
 
-    numbers = grain.MapDataset.range(start, np.iinfo(np.int64).max)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
-    made = numbers.map(lambda number: batch(int(number))).to_iter_dataset(options)
-    with contextlib.closing(iter(made)) as batches:
-        yield from batches
+    by_number = grain.MapDataset.range(start, np.iinfo(np.int64).max).map(lambda n: batch(int(n)))
+    pool = ThreadPoolExecutor(threads)  # which hands over faster than grain's own reading ahead
+    made: collections.deque[Future[Batch]] = collections.deque()
+    try:
+        for number in itertools.count():
+            made.append(pool.submit(by_number.__getitem__, number))
+            if len(made) > ahead:
+                yield made.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class CorpusBatches:

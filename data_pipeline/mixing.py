@@ -18,7 +18,9 @@ import numpy as np
 from data_pipeline.errors import UserError
 from data_pipeline.order import permuted, row_at
 
-if TYPE_CHECKING:  # which loads TFDS: the loader's other half serves scoring, which needs none
+if (
+    TYPE_CHECKING
+):  # which loads ArrayRecord: the loader's other half serves scoring, which needs none
     from data_pipeline.rows import RowSource, Segments
 
 BLOCK = 4_096

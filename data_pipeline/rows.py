@@ -1,10 +1,9 @@
 """How is a packed row stored, and how is it read back?
 
-A row is a tf.train.Example of byte strings, as TFDS writes and decodes it. Here it is put together
-from its bytes, many rows of one shape at a time, and taken apart again: what TFDS does, in a
-fraction of its time. Tokens of small vocabularies are stored two in a byte, those of the row's
-first half in the low bits, those of its second half above them: the compression of ArrayRecord
-(zstd) then has only their entropy left to work on, and either half is read in one stride.
+A row is a tf.train.Example of byte strings, as TFDS writes and decodes it (`wire`). Tokens of small
+vocabularies are stored two in a byte, those of the row's first half in the low bits, those of its
+second half above them: the compression of ArrayRecord (zstd) then has only their entropy left to
+work on, and either half is read in one stride.
 """
 
 import bisect
@@ -16,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
-from tensorflow_datasets.proto import tf_example_pb2
 
+from data_pipeline import wire
 from data_pipeline.packing import FullRows, Row
 from data_pipeline.pieces import unmarked
 from data_pipeline.tokenizers import Tokenizer
@@ -89,7 +88,7 @@ class RowFormat:
             stored["record_ids"] = "\n".join(rows.record_ids).encode()
         if self.masks:
             stored["masked"] = masked
-        return list(examples(stored, len(tokens))), counts
+        return list(wire.examples(stored, len(tokens))), counts
 
 
 class StoredRows:
@@ -142,26 +141,26 @@ class RowSource:
         joins S ids by newlines. The arrays are read-only. Where the soft mask is stored, `weights`
         as well, float32[<= L]: 1, less for tokens with lower-case letters.
         """
-        features = self._features(index)
-        lengths = np.frombuffer(_value(features, "segment_lengths"), np.int32)
+        values = wire.taken_apart(self.raw[index])
+        lengths = np.frombuffer(values["segment_lengths"], np.int32)
         tokens = np.empty(lengths.sum(), self.tokenizer.dtype)
-        _, weights = self._read(features, tokens)
+        _, weights = self._read(values, tokens)
         tokens.flags.writeable = False
         return {
             "tokens": tokens,
             "segment_lengths": lengths,
-            "starts": np.frombuffer(_value(features, "starts"), np.int64),
-            "record_ids": _value(features, "record_ids"),
+            "starts": np.frombuffer(values["starts"], np.int64),
+            "record_ids": values["record_ids"],
             **({} if weights is None else {"weights": weights}),
         }
 
     def segments(self, indices: Iterable[int]) -> Iterator[Segments]:
         """The tokens of rows, and how many of them are of each segment, one row after the other."""
         for index in indices:
-            features = self._features(index)
-            lengths = np.frombuffer(_value(features, "segment_lengths"), np.int32)
+            values = wire.taken_apart(self.raw[index])
+            lengths = np.frombuffer(values["segment_lengths"], np.int32)
             tokens = np.empty(lengths.sum(), self.tokenizer.dtype)
-            self._read(features, tokens)
+            self._read(values, tokens)
             yield tokens, lengths
 
     def read(self, index: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -169,78 +168,25 @@ class RowSource:
 
         That is dtype[L]. What training reads, without what it does not need.
         """
-        return self._read(self._features(index), tokens)
-
-    def _features(self, index: int) -> Mapping[str, Any]:
-        return tf_example_pb2.Example.FromString(self.raw[index]).features.feature
+        return self._read(wire.taken_apart(self.raw[index]), tokens)
 
     def _read(
-        self, features: Mapping[str, Any], tokens: np.ndarray
+        self, values: Mapping[str, bytes], tokens: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        lengths = np.frombuffer(_value(features, "segment_lengths"), np.int32)
+        lengths = np.frombuffer(values["segment_lengths"], np.int32)
         size = int(lengths[0]) if len(lengths) == 1 else int(lengths.sum())
         if self.tokenizer.vocab_size <= NIBBLE_VOCABULARY:
-            own = np.frombuffer(_value(features, "token_halves"), np.uint8)
+            own = np.frombuffer(values["token_halves"], np.uint8)
             half = len(own)
             np.bitwise_and(own, 15, out=tokens[:half])
             np.right_shift(own[: size - half], 4, out=tokens[half:size])
         else:
-            tokens[:size] = np.frombuffer(_value(features, "tokens"), self.tokenizer.dtype)
-        if "masked" not in features:
+            tokens[:size] = np.frombuffer(values["tokens"], self.tokenizer.dtype)
+        if "masked" not in values:
             return lengths, None
         lengths_of_tokens = self.tokenizer.token_lengths[tokens[:size]]
-        share = np.frombuffer(_value(features, "masked"), np.uint8) / lengths_of_tokens
+        share = np.frombuffer(values["masked"], np.uint8) / lengths_of_tokens
         return lengths, (1 - (1 - self.soft_mask_weight) * share).astype(np.float32)
-
-
-def _value(features: Any, name: str) -> bytes:
-    return features[name].bytes_list.value[0]
-
-
-def examples(values: Mapping[str, bytes | np.ndarray], rows: int) -> Iterator[bytes]:
-    """Serialised tf.train.Examples of byte strings by name.
-
-    A value is bytes, the same for all rows, or uint8[rows, n].
-    """
-    sizes = tuple((n, len(v) if isinstance(v, bytes) else v.shape[1]) for n, v in values.items())
-    frames = _frames(sizes)
-    if rows == 1:
-        alone = [v if isinstance(v, bytes) else v.tobytes() for v in values.values()]
-        yield b"".join([part for pair in zip(frames, alone, strict=True) for part in pair])
-        return
-    width = sum(map(len, frames)) + sum(size for _, size in sizes)
-    together = np.empty((rows, width), np.uint8)
-    at = 0
-    for frame, value in zip(frames, values.values(), strict=True):
-        for part in (frame, value):
-            own = np.frombuffer(part, np.uint8)[None] if isinstance(part, bytes) else part
-            together[:, at : at + own.shape[1]] = own
-            at += own.shape[1]
-    data = together.tobytes()
-    for start in range(0, len(data), width):
-        yield data[start : start + width]
-
-
-@functools.lru_cache(maxsize=1 << 12)
-def _frames(sizes: tuple[tuple[str, int], ...]) -> tuple[bytes, ...]:
-    """What the wire format of protobuf puts before each value: field numbers and lengths."""
-    inner = []
-    for name, size in sizes:
-        value = b"\x0a" + _varint(size)  # BytesList.value = 1
-        feature = b"\x0a" + _varint(len(value) + size) + value  # Feature.bytes_list = 1
-        key = b"\x0a" + _varint(len(name)) + name.encode()  # of an entry of the map: key = 1 ...
-        entry = key + b"\x12" + _varint(len(feature) + size) + feature  # ... and value = 2
-        inner.append(b"\x0a" + _varint(len(entry) + size) + entry)  # Features.feature = 1
-    total = sum(map(len, inner)) + sum(size for _, size in sizes)
-    return (b"\x0a" + _varint(total) + inner[0], *inner[1:])  # Example.features = 1
-
-
-def _varint(number: int) -> bytes:
-    low = b""
-    while number > 127:
-        low += bytes([number & 127 | 128])
-        number >>= 7
-    return low + bytes([number])
 
 
 def _halved(tokens: np.ndarray) -> np.ndarray:
