@@ -10,7 +10,9 @@ configs/detector.py with random parameters, which are as fast. Prints for each l
     kb/s       the same for each second
     of matmul  arithmetic of the networks (padding included) in each second of processor time, over
                the rate of a 1,024-wide float32 product, measured before and after in this process
-    in step    the same while the networks alone compute
+    in step    the same while the networks alone compute: all of their batches once more
+    of own     the same over the rate of float32 products of the very shapes that the networks
+               multiply by their parameters, weighed as they occur
     used       share of the arithmetic that is not spent on rows without a piece
     rows       share of the processor time in which pieces are turned into rows
     matmul     that rate, GFLOP for each second of processor time
@@ -19,10 +21,13 @@ configs/detector.py with random parameters, which are as fast. Prints for each l
 import argparse
 import contextlib
 import dataclasses
+import functools
 import itertools
+import math
 import pathlib
 import tempfile
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -45,7 +50,7 @@ from dnallm_jax.parallel import hosts
 from dnallm_jax.parallel.execution import choose
 from dnallm_jax.parallel.mesh import make_mesh
 from dnallm_jax.planning.flops import flops_per_token
-from dnallm_jax.scoring import batch, bundle, settings
+from dnallm_jax.scoring import batch, batches, bundle, settings
 from dnallm_jax.scoring.detector import Detector
 from dnallm_jax.scoring.formats import choose_format
 from dnallm_jax.scoring.joint import JointScorer
@@ -92,21 +97,34 @@ def flop(network: Mapping[str, Any], arrays: Mapping[str, Any]) -> float:
     return rows * length * flops_per_token(spec, length, **how)
 
 
+def products(network: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """(rows, width, columns) of each product by parameters in one batch, but for single columns."""
+    if network["kind"] == "composition":
+        sizes = [network["features"], *network["widths"]]
+        own = [*itertools.pairwise(sizes)] * network["networks"]
+        return [(len(arrays["features"]), *pair) for pair in own]
+    width, heads, kv = (network[name] for name in ("width", "heads", "kv_heads"))
+    inner, key = heads * network["head_width"], kv * network["head_width"]
+    up, down = (width, network["feed_forward"]), (network["feed_forward"], width)
+    own = [(width, inner), (width, key), (width, key), (inner, width), up, up, down]
+    return [(arrays["tokens"].size, *pair) for pair in own * network["layers"]]
+
+
 class Meter:
     """Counts what the networks of a detector compute, and the time that rows take to make."""
 
     def __init__(self, detector: Detector, readings: Mapping[str, bundle.Reading]) -> None:
         self.clear()
         for name, scorer in detector.bundle.scorer._members.items():
-            batches = scorer._batches
-            which = "logits" if batches.rows is None else "rows"
-            counted = self._counted(getattr(batches, which), readings[name].network)
-            setattr(batches, which, counted)
-            batches._view = _Timed(batches._view, self)
+            own = scorer._batches
+            which = "logits" if own.rows is None else "rows"
+            setattr(own, which, self._counted(getattr(own, which), readings[name].network))
+            own._view = _Timed(own._view, self)
 
     def clear(self) -> None:
         self.flop = self.used = self.rows = 0.0
-        self.batches: list[Callable[[], Any]] = []
+        self.batches: list[tuple[float, Callable[[], jax.Array]]] = []
+        self.products: Counter[tuple[int, int, int]] = Counter()
 
     def _counted(self, logits: Any, network: Mapping[str, Any]) -> Any:
         def counted(params: Any, arrays: Mapping[str, Any]) -> Any:
@@ -114,16 +132,26 @@ class Meter:
             held = np.asarray(arrays["features" if "features" in arrays else "segment_ids"])
             self.flop += work
             self.used += work * float(held.any(axis=1).mean())
-            self.batches.append(lambda: (work, logits(params, arrays).block_until_ready()))
+            self.batches.append((work, functools.partial(logits, params, arrays)))
+            self.products.update(products(network, arrays))
             return logits(params, arrays)
 
         return counted
 
     def step_rate(self) -> float:
         """FLOP for each second of processor time while nothing but the networks computes."""
-        begin = time.process_time()
-        done = sum(again()[0] for again in self.batches[-12:])
-        return done / (time.process_time() - begin)
+        begin, running = time.process_time(), deque[jax.Array]()
+        for _, again in self.batches:
+            running.append(again())
+            if len(running) > batches._AHEAD:  # as in scoring
+                running.popleft().block_until_ready()
+        jax.block_until_ready(list(running))
+        return sum(work for work, _ in self.batches) / (time.process_time() - begin)
+
+    def own_rate(self) -> float:
+        """FLOP for each second of processor time in nothing but the products by parameters."""
+        work = {shape: 2.0 * count * math.prod(shape) for shape, count in self.products.items()}
+        return sum(work.values()) / sum(own / product_rate(shape) for shape, own in work.items())
 
 
 class _Timed:
@@ -148,17 +176,20 @@ class _Timed:
         return read
 
 
-def matmul_rate(repeats: int = 8) -> float:
-    """FLOP for each second of processor time in a 1,024-wide float32 product; the best."""
-    a = jnp.ones((1024, 1024), jnp.float32)
-    product = jax.jit(lambda x: x @ x)
-    product(a).block_until_ready()
+def product_rate(shape: tuple[int, int, int] = (1024, 1024, 1024), repeats: int = 8) -> float:
+    """FLOP for each second of processor time in float32 products of a shape; the best."""
+    rows, width, columns = shape
+    a, b = jnp.ones((rows, width), jnp.float32), jnp.ones((width, columns), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(a, b).block_until_ready()
+    work = 2 * math.prod(shape)
+    calls = -(-(2 * 1024**3) // work)  # so many that what is around them costs little
     times = []
     for _ in range(repeats):
         begin = time.process_time()
-        product(a).block_until_ready()
+        jax.block_until_ready([product(a, b) for _ in range(calls)])
         times.append(time.process_time() - begin)
-    return 2 * 1024**3 / min(times)
+    return work * calls / min(times)
 
 
 @contextlib.contextmanager
@@ -202,22 +233,25 @@ def main() -> None:
         detector, readings = random_detector(settings.batch_tokens(arguments.batch_size))
     meter = Meter(detector, readings)
     rng = np.random.default_rng(0)
-    names = ("kb/CPU-s", "kb/s", "of matmul", "in step", "used", "rows", "matmul")
+    names = ("kb/CPU-s", "kb/s", "of matmul", "in step", "of own", "used", "rows", "matmul")
     print(f"batches of {detector.batch_tokens:,} tokens")
     print(f"{'bases':>8}" + "".join(f"{name:>12}" for name in names))
     for length in map(int, arguments.lengths.split(",")):
         with fasta(simulated(rng, length, round(1e3 * arguments.kilobases / length))) as files:
             score(detector, *files)  # which compiles
             meter.clear()
-            rate = matmul_rate()
+            rate = product_rate()
             begin, processor = time.perf_counter(), time.process_time()
             score(detector, *files)
             processor, wall = time.process_time() - processor, time.perf_counter() - begin
-            rate = max(rate, matmul_rate())
+            rate, step = max(rate, product_rate()), meter.step_rate()
+        shares = (
+            *(meter.flop / processor / rate, step / rate, step / meter.own_rate()),
+            *(meter.used / meter.flop, meter.rows / processor),
+        )
         print(
             f"{length:>8}{arguments.kilobases / processor:12.1f}{arguments.kilobases / wall:12.1f}"
-            f"{meter.flop / processor / rate:12.1%}{meter.step_rate() / rate:12.1%}"
-            f"{meter.used / meter.flop:12.1%}{meter.rows / processor:12.1%}{rate / 1e9:12.1f}",
+            f"{''.join(f'{share:12.1%}' for share in shares)}{rate / 1e9:12.1f}",
             flush=True,
         )
 
