@@ -248,19 +248,18 @@ def in_order(
     row_length: int,
     *,
     batch_rows: int,
-    rows: int,
+    numbers: Sequence[int],
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """The rows of `evenly(len(source), rows)` as they are stored, this process's part of a batch.
+    """The rows of these numbers as they are stored, this process's part of each batch.
 
     The last batch is filled up with empty rows: padding, of no weight.
     """
     mine = part_of(batch_rows, process, processes)
     arrange = Layout(tokenizer, row_length)
-    chosen = evenly(len(source), rows).tolist()
-    for start in range(0, len(chosen), batch_rows):
+    for start in range(0, len(numbers), batch_rows):
         places = (start + j for j in mine)
         yield arrange(
-            [(source, chosen[place], False) if place < len(chosen) else None for place in places]
+            [(source, numbers[place], False) if place < len(numbers) else None for place in places]
         )

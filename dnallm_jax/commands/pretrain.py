@@ -7,9 +7,9 @@ Pre-trains a GPT on the rows that `prepare` wrote to DIR/data/corpus, or to seve
 by weight (config.pretrain.mixture); checkpoints and metrics go to DIR/pretrain. Started again, it
 goes on from the last whole checkpoint; asked to stop (SIGTERM, SIGINT), it saves and ends with exit
 code 75. On a TPU pod and under SLURM the same command runs on every host; elsewhere --coordinator
-says where the processes meet. Ends with the bits per base on the validation genomes beside Markov
-models of order 0 to 9 fitted on the very rows it has seen; of a codon corpus, beside codon Markov
-models of order 0 to 3, per base covered.
+says where the processes meet. Ends with the bits per base on the validation genomes (of all and of
+each corpus) beside Markov models of order 0 to 9 fitted on the very rows it has seen; of a codon
+corpus, beside codon Markov models of order 0 to 3, per base covered.
 """
 
 import os

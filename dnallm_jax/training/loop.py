@@ -159,4 +159,8 @@ def train(
 
 
 def _words(metrics: Mapping[str, Any]) -> str:
-    return "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
+    words = []
+    for key, value in metrics.items():
+        name, _, part = key.partition("/")  # a part of what was said before
+        words.append(f"{part or name.replace('_', ' ')} {value:.4f}")
+    return "  ".join(words)

@@ -1,9 +1,10 @@
 """How is the language model pre-trained? Packed rows in, checkpoints and bits per base out."""
 
 import functools
+import itertools
 import math
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -37,6 +38,12 @@ CHECKPOINTS = "checkpoints"
 def bits_per_base(sums: Mapping[str, float]) -> float:
     """nats per token / ln 2 / bases per token, over weighted bases."""
     return float(sums["loss"]) / math.log(2) / max(float(sums["weight"]), 1.0)
+
+
+def _added(sums: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Loss and weight of some batches together."""
+    found = [(float(own["loss"]), float(own["weight"])) for own in sums]
+    return {"loss": sum(loss for loss, _ in found), "weight": sum(weight for _, weight in found)}
 
 
 def program(
@@ -92,7 +99,8 @@ def pretrain(
       observed: what the command line said about watching this run.
 
     Returns:
-      The metrics of the last step: `validation_bits_per_base`, or none without a validation split.
+      The metrics of the last step: `validation_bits_per_base`, with "/NAME" behind it that of each
+      corpus of a mixture; none without a validation split.
 
     Raises:
       UserError: dimensions or batch that do not divide over the mesh, a corpus of another
@@ -140,7 +148,8 @@ def pretrain(
         )
         tokens = settings.batch_rows * corpus.row_length
         bases = corpus.splits["train"].bases_per_token
-        evaluated = f"{settings.eval_rows} rows" if "validation" in corpus.splits else "none"
+        chosen = evaluated_rows(corpus, settings.eval_rows)
+        evaluated = f"{settings.eval_rows} rows" if chosen else "none"
         telemetry.say(
             [
                 f"pretrain    {config.name}: "
@@ -172,29 +181,32 @@ def pretrain(
 
         eval_step = step.make_eval_step(steps.objective)
 
-        def validated(params: Params) -> float:
-            batches = loader.in_order(
-                corpus.source("validation"),
-                tokenizer,
-                corpus.row_length,
-                batch_rows=rows_at_once,
-                rows=settings.eval_rows,
-                process=part,
-                processes=parts,
-            )
-            sums = []
-            for batch in batches:
-                sums.append(eval_step(params, meshes.to_device(batch, mesh)))
-                watchdog.alive("a batch of the validation rows")
-            total = {k: sum(float(s[k]) for s in jax.device_get(sums)) for k in ("loss", "weight")}
-            return bits_per_base(total)
+        def validated(params: Params, metric: str) -> dict[str, float]:
+            sums: dict[str, list[objectives.Sums]] = {name: [] for name in chosen}
+            for name, numbers in chosen.items():
+                for batch in loader.in_order(
+                    corpus.source("validation"),
+                    tokenizer,
+                    corpus.row_length,
+                    batch_rows=rows_at_once,
+                    numbers=numbers,
+                    process=part,
+                    processes=parts,
+                ):
+                    sums[name].append(eval_step(params, meshes.to_device(batch, mesh)))
+                    watchdog.alive("a batch of the validation rows")
+            sums = jax.device_get(sums)
+            metrics = {metric: bits_per_base(_added(itertools.chain(*sums.values())))}
+            if len(chosen) > 1:
+                metrics |= {f"{metric}/{n}": bits_per_base(_added(sums[n])) for n in chosen}
+            return metrics
 
         def evaluate(state: step.TrainState) -> dict[str, float]:
-            if "validation" not in corpus.splits:
+            if not chosen:
                 return {}
-            metrics = {"validation_bits_per_base": validated(state["params"])}
+            metrics = validated(state["params"], "validation_bits_per_base")
             if "ema" in state:
-                metrics["validation_bits_per_base_of_ema"] = validated(state["ema"])
+                metrics |= validated(state["ema"], "validation_bits_per_base_of_ema")
             return metrics
 
         def save(progress: Progress, state: step.TrainState, metrics: dict[str, float]) -> None:
@@ -280,6 +292,24 @@ def _mixture(corpus: Corpus | Mixed, rows: int) -> list[str]:
     ]
 
 
+def evaluated_rows(corpus: Corpus | Mixed, rows: int) -> dict[str, list[int]]:
+    """Numbers of the validation rows that a run is judged by, by the name of their corpus.
+
+    About `rows` in all, at even distances: of each corpus its share, and one at least.
+    """
+    members = (
+        dict(zip(corpus.names, corpus.corpora, strict=True))
+        if isinstance(corpus, Mixed)
+        else {"": corpus}
+    )
+    sizes = {n: c.splits["validation"].rows for n, c in members.items() if "validation" in c.splits}
+    total, before, numbers = sum(sizes.values()), 0, {}
+    for name, size in sizes.items():
+        numbers[name] = (before + loader.evenly(size, -(-rows * size // total))).tolist()
+        before += size
+    return numbers
+
+
 def _check_tokenizer(config: Config, corpus: Corpus | Mixed) -> None:
     asked = tokenizer_spec(config.tokenizer)
     found = corpus.manifest["options"]["tokenizer"]  # as it was asked for
@@ -305,11 +335,11 @@ def markov_beside(corpus: Corpus | Mixed, config: Config) -> dict[str, Any]:
         batch_rows=settings.batch_rows,
         seed=settings.seed,
     ).rows_seen(settings.steps)
-    evaluated = loader.evenly(len(validation), settings.eval_rows)
+    evaluated = evaluated_rows(corpus, settings.eval_rows).values()
     return floors.markov_floor(
         corpus.tokenizer,
         source.segments(rows.tolist()),
-        validation.segments(evaluated.tolist()),
+        validation.segments(itertools.chain.from_iterable(evaluated)),
         range(10),
     )
 
@@ -318,9 +348,15 @@ def comparison(metrics: Mapping[str, float], markov_summary: Mapping[str, Any]) 
     """The model's bits per base beside every Markov order's, in lines for a person."""
     bits = markov_summary["bits_per_base"]
     codons = "unit" in markov_summary
+    model = "validation_bits_per_base"
+    of_each = [
+        f"  on {key.removeprefix(f'{model}/')}: {value:.4f}"
+        for key, value in metrics.items()
+        if key.startswith(f"{model}/")
+    ]
     return [
-        f"validation bits per base{' covered' if codons else ''}: "
-        f"model {metrics['validation_bits_per_base']:.4f}",
+        f"validation bits per base{' covered' if codons else ''}: model {metrics[model]:.4f}",
+        *of_each,
         f"{'Codon ' if codons else ''}Markov models fitted on the rows it has seen, by order: "
         + "  ".join(f"{order}: {value:.4f}" for order, value in bits.items()),
     ]

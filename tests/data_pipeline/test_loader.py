@@ -273,7 +273,7 @@ def test_in_order_the_uneven_end_is_filled_with_rows_of_no_weight(
                 tokenizer,
                 LENGTH,
                 batch_rows=8,
-                rows=limit,
+                numbers=evenly(ROWS, limit).tolist(),
                 process=process,
                 processes=processes,
             )

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline import corpus
-from data_pipeline.corpora import mixed
-from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus
+from data_pipeline import corpus, loader
+from data_pipeline.corpora import Mixed, mixed
+from data_pipeline.corpus import Corpus, CorpusOptions, SplitInfo, build_corpus
 from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, Model, Pretrain
 from dnallm_jax.parallel import mesh as meshes
@@ -56,15 +56,43 @@ def test_a_run_on_a_mixture(
     metrics = pretraining.pretrain(
         RECIPE, both, tmp_path / "run", flops_per_token=1e6, peak=Peak(1e9, "a guess")
     )
-    assert 1.5 < metrics["validation_bits_per_base"] < 4
+    joint, a, b = (metrics[f"validation_bits_per_base{of}"] for of in ("", "/runs/a", "/runs/b"))
+    assert 1.5 < min(a, b) < joint < max(a, b) < 4
     told = capfd.readouterr().err.splitlines()
     lines = [line.split()[:3] for line in told if line.startswith("mixture")]
     assert lines == [["mixture", "25.00%", "runs/a:"], ["mixture", "75.00%", "runs/b:"]]
     (manifest,) = (tmp_path / "run" / "checkpoints").glob("3/manifest.json")
     assert json.loads(manifest.read_text())["data"] == both.fingerprint
     assert 1.5 < pretraining.markov_beside(both, RECIPE)["bits_per_base"]["0"] < 2.5
+    said = pretraining.comparison(metrics, pretraining.markov_beside(both, RECIPE))
+    assert said[1:3] == [f"  on runs/a: {a:.4f}", f"  on runs/b: {b:.4f}"]
     other = dataclasses.replace(both, shares=(2048, 2048))
     with pytest.raises(UserError, match="data"):
         pretraining.pretrain(
             RECIPE, other, tmp_path / "run", flops_per_token=1e6, peak=Peak(1e9, "a guess")
         )
+
+
+class Sized:
+    """A corpus of so many validation rows; of 0, without that split."""
+
+    def __init__(self, rows: int) -> None:
+        self.splits = {"validation": SplitInfo(rows, 0, 0, 0, 0)} if rows else {}
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 1_000, 5_000])
+@pytest.mark.parametrize("sizes", [(1_000,), (1_000, 0, 10), (3, 1)])
+def test_each_corpus_is_judged_by_its_share_of_the_rows(sizes: tuple[int, ...], rows: int) -> None:
+    names = tuple(f"runs/{n}" for n in range(len(sizes)))
+    members: tuple = tuple(map(Sized, sizes))
+    corpus = members[0] if len(sizes) == 1 else Mixed(names, members, (1,) * len(sizes))
+    found = pretraining.evaluated_rows(corpus, rows)
+    kept = [(name, size) for name, size in zip(names, sizes, strict=True) if size]
+    assert list(found) == ([""] if len(sizes) == 1 else [name for name, _ in kept])
+    before, total = 0, sum(sizes)
+    for (_, size), numbers in zip(kept, found.values(), strict=True):
+        own = loader.evenly(size, -(-rows * size // total)) + before
+        assert numbers == own.tolist()
+        assert before <= numbers[0] <= numbers[-1] < before + size
+        before += size
+    assert min(rows, total) <= sum(map(len, found.values())) < rows + len(kept)
