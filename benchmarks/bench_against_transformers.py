@@ -69,6 +69,10 @@ def ours(dims: dict[str, Any]) -> Callable[[], Any]:
     """A training step of this project's GPT, made as `pretrain` makes it."""
     import dataclasses
 
+    from dnallm_jax.parallel import heap
+
+    heap.keep_freed()
+
     import jax
     import numpy as np
 

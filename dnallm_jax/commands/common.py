@@ -97,6 +97,14 @@ def workdir(*, bucket: bool = False) -> pathlib.Path:
     return storage.folder(named)
 
 
+def keep_memory() -> None:
+    """On CPUs, memory that a training step frees is kept for the next one."""
+    from dnallm_jax.parallel import heap
+
+    if flags.FLAGS.platform in ("", "cpu"):
+        heap.keep_freed()
+
+
 def start_devices() -> None:
     """Starts JAX as --platform and --devices ask."""
     from dnallm_jax.parallel import hosts
@@ -110,6 +118,7 @@ def joined_devices() -> Iterator[None]:
     from dnallm_jax.parallel import hosts
 
     f = flags.FLAGS
+    keep_memory()
     peers = hosts.Peers(f.coordinator, f.processes, f.process)
     with hosts.joined(f.platform, f.devices, peers):
         yield

@@ -41,6 +41,7 @@ def run(arguments: list[str]) -> None:
 
     dimensions = space.parse(config.tune.space)
     search.library()
+    common.keep_memory()
     common.start_devices()
     _search(config, workdir, dimensions)
 

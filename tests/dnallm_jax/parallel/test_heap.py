@@ -1,0 +1,48 @@
+"""Does a step on CPUs work in the memory that the step before it freed?"""
+
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
+
+# A piece as large as the temporary arrays of a step, taken, written and freed by a thread, as JAX
+# does; prints how many pages of memory the last of some rounds asked for.
+ROUNDS = """
+import ctypes, resource, threading
+from dnallm_jax.parallel import heap
+
+{before}
+C = ctypes.CDLL(None)
+C.malloc.restype = ctypes.c_void_p
+
+def rounds():
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        piece = C.malloc(SIZE)
+        C.memset(ctypes.c_void_p(piece), 1, SIZE)
+        C.free(ctypes.c_void_p(piece))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=rounds)
+thread.start()
+thread.join()
+"""
+SIZE = 100 * 2**20
+PAGES = SIZE // resource.getpagesize()
+
+
+def pages_asked_for(before: str) -> int:
+    program = ROUNDS.replace("{before}", before).replace("SIZE", str(SIZE))
+    command = [sys.executable, "-c", program]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another")
+def test_the_memory_of_a_step_is_that_of_the_last_one() -> None:
+    assert pages_asked_for("heap.keep_freed()") < PAGES / 100
+    options = ("_NO_TRIMMING", "_NO_MAPPING", "_ONE_HEAP")
+    without = [f"heap.{option} = (0, 0); heap.keep_freed()" for option in options]
+    for fault in ("", *without):
+        assert pages_asked_for(fault) > PAGES / 2, f"unnoticed: {fault or 'nothing done'}"
