@@ -155,16 +155,22 @@ look_up.defvjp(lambda table, tokens: (table[tokens], (table, tokens)), _look_up_
 def rope_table(
     positions_BL: jax.Array, head_width: int, base: float
 ) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, float32 [B, L, 1, h/2]: one rotation angle per position and pair of channels."""
+    """cos and sin of one rotation angle per position and pair of channels, float32 [B, L, 1, h].
+
+    A pair is a channel and the one h/2 further; the sine of the first is negated. Both halves are
+    joined here: of the angles alone the CPU compiler works out cos and sin anew in every layer, for
+    every head, forwards and backwards.
+    """
     frequency = base ** (-jnp.arange(head_width // 2, dtype=jnp.float32) / (head_width // 2))
     angle = positions_BL[..., None, None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
 
 
 def rotate(x_BLHh: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotary position embedding of [B, L, H, h], computed in float32, returned in x's dtype."""
-    a, b = jnp.split(x_BLHh.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BLHh.dtype)
+    x = x_BLHh.astype(jnp.float32)
+    return (x * cos + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin).astype(x_BLHh.dtype)
 
 
 # The logical axes of a layer's matrices.
