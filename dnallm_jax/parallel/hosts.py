@@ -93,11 +93,13 @@ def start(platform: str = "", devices: int = 0) -> None:
     _set_compilation_cache(jax)
     try:
         found = jax.local_devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
+        # Without the driver's devices JAX does not try CUDA, and says nothing.
+        reason, *_ = str(error).splitlines() or ["its driver shows none"]
         install = _REQUIREMENTS.get(platform, "the requirements of the accelerator in use")
         raise UserError(
-            f"--platform={platform or 'auto'}: no such device here ({str(error).splitlines()[0]}); "
-            f"install {install}, or check that no other process holds the device"
+            f"--platform={platform or 'auto'}: no such device here ({reason}); install {install}, "
+            "or check that no other process holds the device"
         ) from error
     if platform and found[0].platform != platform:
         raise UserError(

@@ -236,6 +236,22 @@ def test_nothing_is_begun_by_a_mistake(
     assert [path.name for path in places["w"].iterdir()] == ["data"]
 
 
+@pytest.mark.parametrize(
+    ("platform", "devices"), [("gpu", "nvidia[0-9]*"), ("tpu", "accel*"), ("tpu", "vfio/[0-9]*")]
+)
+def test_a_platform_that_is_not_there_is_never_another(
+    platform: str, devices: str, places: dict[str, pathlib.Path]
+) -> None:
+    if list(pathlib.Path("/dev").glob(devices)):
+        pytest.skip("it may be there")
+    done = run(f"doctor --platform={platform}", places["here"])
+    *_, last = done.stderr.splitlines()  # libtpu has words of its own before it
+    assert last.startswith(f"dnallm_jax doctor: --platform={platform}: no such device here (")
+    assert last.endswith("or check that no other process holds the device")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
 def test_planted_a_fault_of_the_recipe_itself_is_not_hidden(
     places: dict[str, pathlib.Path],
 ) -> None:
