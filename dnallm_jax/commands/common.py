@@ -15,6 +15,8 @@ from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, differences, resolve
 
 if TYPE_CHECKING:
+    from data_pipeline.corpora import Mixed
+    from data_pipeline.corpus import Corpus
     from dnallm_jax.training.observed import Observed
 
 CORPUS, CONTIGS, PRETRAIN, FINETUNE = "data/corpus", "data/contigs", "pretrain", "finetune"
@@ -103,6 +105,20 @@ def keep_memory() -> None:
 
     if flags.FLAGS.platform in ("", "cpu"):
         heap.keep_freed()
+
+
+def open_rows(config: Config, workdir: pathlib.Path) -> "Corpus | Mixed":
+    """What `pretrain` reads: the workdir's corpus, or those that the config mixes."""
+    from data_pipeline.corpora import mixed
+    from data_pipeline.corpus import open_corpus
+    from data_pipeline.corpus_options import mixture_of
+
+    parts = mixture_of(config.pretrain.mixture)
+    if not parts:
+        return open_corpus(str(workdir / CORPUS))
+    names, weights = zip(*parts, strict=True)
+    corpora = [open_corpus(os.path.join(name, CORPUS)) for name in names]
+    return mixed(names, corpora, weights)
 
 
 def start_devices() -> None:

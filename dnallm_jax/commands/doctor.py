@@ -10,6 +10,7 @@ do. Ends with exit code 2 when one fails. On many hosts it is started on each of
 is.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable
 
@@ -51,17 +52,26 @@ def run(arguments: list[str]) -> None:
 
 def _run_checks(config: Config, workdir: pathlib.Path) -> dict[str, Callable[[], str]]:
     from data_pipeline.contigs import open_contigs
-    from data_pipeline.corpus import open_corpus
+    from dnallm_jax.parallel.hosts import everyone
     from dnallm_jax.training import readiness
 
-    corpus, contigs = str(workdir / common.CORPUS), str(workdir / common.CONTIGS)
+    contigs = str(workdir / common.CONTIGS)
     pretrain, finetune = workdir / common.PRETRAIN, workdir / common.FINETUNE
     checks: dict[str, Callable[[], str]] = {}
-    if config.corpus.sources:
-        checks["corpus"] = lambda: readiness.data_check(open_corpus(corpus), pretrain)
+    if config.corpus.sources or config.pretrain.mixture:
+        rows = functools.partial(common.open_rows, config, workdir)
+        checks["corpus"] = lambda: readiness.data_check(rows(), pretrain)
     if config.contigs.train:
         checks["contigs"] = lambda: readiness.data_check(open_contigs(contigs), finetune)
-    if (workdir / common.CORPUS / "corpus.json").exists():
-        vocabulary = open_corpus(corpus).tokenizer.vocab_size
+    vocabulary = _vocabulary(config, workdir)
+    if all(everyone(vocabulary)):  # the same checks on every host
         checks |= readiness.model_checks(config, vocabulary, pretrain)
     return checks
+
+
+def _vocabulary(config: Config, workdir: pathlib.Path) -> int:
+    """Of the rows to be read; 0 where they cannot be, of which the check of the corpus tells."""
+    try:
+        return common.open_rows(config, workdir).tokenizer.vocab_size
+    except UserError:
+        return 0

@@ -12,7 +12,6 @@ each corpus) beside Markov models of order 0 to 9 fitted on the very rows it has
 corpus, beside codon Markov models of order 0 to 3, per base covered.
 """
 
-import os
 import pathlib
 import time
 from typing import TYPE_CHECKING
@@ -41,24 +40,13 @@ def run(arguments: list[str]) -> None:
 
 
 def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
-    from data_pipeline.corpora import Mixed, mixed
-    from data_pipeline.corpus import Corpus, open_corpus
-    from data_pipeline.corpus_options import mixture_of
     from dnallm_jax.config import gpt_spec
     from dnallm_jax.parallel import hosts
     from dnallm_jax.planning import flops
     from dnallm_jax.training import pretraining
     from dnallm_jax.training.manifest import write_json
 
-    def opened() -> Corpus | Mixed:
-        parts = mixture_of(config.pretrain.mixture)
-        if not parts:
-            return open_corpus(str(workdir / common.CORPUS))
-        names, weights = zip(*parts, strict=True)
-        corpora = [open_corpus(os.path.join(name, common.CORPUS)) for name in names]
-        return mixed(names, corpora, weights)
-
-    corpus = hosts.together(opened)
+    corpus = hosts.together(lambda: common.open_rows(config, workdir))
     folder = workdir / common.PRETRAIN
     spec = gpt_spec(config.model, corpus.tokenizer.vocab_size)
     with common.watched():

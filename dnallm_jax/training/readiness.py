@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from data_pipeline.buckets import in_bucket
 from data_pipeline.contigs import Contigs
+from data_pipeline.corpora import Mixed
 from data_pipeline.corpus import Corpus
 from data_pipeline.datasets import sole_writer
 from data_pipeline.errors import UserError
@@ -78,7 +79,7 @@ def workdir_checks(workdir: pathlib.Path) -> dict[str, Check]:
     return {"workdir": lambda: _writable(workdir), "shared": lambda: _shared(workdir)}
 
 
-def data_check(prepared: Corpus | Contigs, run: pathlib.Path) -> str:
+def data_check(prepared: Corpus | Mixed | Contigs, run: pathlib.Path) -> str:
     """A data set can be read at both ends of its splits, and is the one that `run` began with."""
     for split in prepared.splits:
         source = prepared.source(split)

@@ -12,11 +12,14 @@ from data_pipeline import corpus, loader
 from data_pipeline.corpora import Mixed, mixed
 from data_pipeline.corpus import Corpus, CorpusOptions, SplitInfo, build_corpus
 from data_pipeline.errors import UserError
+from dnallm_jax.commands import doctor
+from dnallm_jax.commands.common import CORPUS
 from dnallm_jax.config import Config, Model, Pretrain
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.parallel.mesh import make_mesh
 from dnallm_jax.planning.flops import Peak
 from dnallm_jax.training import pretraining
+from dnallm_jax.training.readiness import Check
 from tests.dnallm_jax.tiny import quick_jit
 
 RECIPE = Config(
@@ -39,7 +42,7 @@ def corpora(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[Cor
         options = CorpusOptions(
             (str(tmp_path / f"{name}.fa"),), row_length=32, validation_fraction=0.2
         )
-        found.append(build_corpus(options, str(tmp_path / name)))
+        found.append(build_corpus(options, str(tmp_path / name / CORPUS)))
     return found
 
 
@@ -96,3 +99,24 @@ def test_each_corpus_is_judged_by_its_share_of_the_rows(sizes: tuple[int, ...], 
         assert before <= numbers[0] <= numbers[-1] < before + size
         before += size
     assert min(rows, total) <= sum(map(len, found.values())) < rows + len(kept)
+
+
+def test_doctor_reads_every_corpus_of_a_mixture(
+    corpora: list[Corpus], tmp_path: pathlib.Path
+) -> None:
+    def checks(weight: int) -> dict[str, Check]:
+        mixture = (f"{tmp_path / 'a'}=1", f"{tmp_path / 'b'}={weight}")
+        pretrain = dataclasses.replace(RECIPE.pretrain, mixture=mixture)
+        return doctor._run_checks(dataclasses.replace(RECIPE, pretrain=pretrain), tmp_path)
+
+    both = mixed(["a", "b"], corpora, [1, 3])
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "run.json").write_text(json.dumps({"data": both.fingerprint}))
+    assert set(checks(3)) == {"corpus", "mesh", "memory", "disk"}
+    assert checks(3)["corpus"]().startswith(f"{both.fingerprint[:12]} can be read: train ")
+    with pytest.raises(UserError, match=f"began with {both.fingerprint[:12]}"):
+        checks(2)["corpus"]()
+    next((tmp_path / "b").rglob("*.array_record*")).unlink()
+    assert set(checks(3)) == {"corpus"}
+    with pytest.raises(UserError, match=r"b/data/corpus/.* missing or cut short; prepare the data"):
+        checks(3)["corpus"]()
