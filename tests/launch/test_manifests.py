@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from dnallm_jax.parallel.hosts import STOPPED
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 
@@ -56,7 +58,7 @@ def test_the_jobset() -> None:
 def test_the_skypilot_task() -> None:
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     recovery = task["resources"]["job_recovery"]
-    assert recovery["recover_on_exit_codes"] == [75]
+    assert recovery["recover_on_exit_codes"] == [STOPPED]
     assert task["resources"]["use_spot"] is True
     for name in ("setup", "run"):
         subprocess.run(["bash", "-n", "-c", task[name]], check=True)
@@ -69,6 +71,14 @@ def test_the_skypilot_task() -> None:
     program, main, *arguments = words.splitlines()
     assert (program, main) == (".venv/bin/python", "main.py")
     check_arguments(arguments)
+
+
+def test_all_that_start_a_run_again_know_its_exit_code() -> None:
+    """What `main.py` ends with when it was stopped; of a JobSet all but 1 and 2 start it again."""
+    assert STOPPED == 75
+    assert f"\nreadonly PREEMPTED={STOPPED} " in (LAUNCH / "loop.sh").read_text()
+    assert f"\n| {STOPPED} | stopped or a host lost;" in (ROOT / "README.md").read_text()
+    assert f"--restart-on-exit-codes={STOPPED}" in (LAUNCH / "README.md").read_text()
 
 
 def check_arguments(arguments: list[str]) -> None:
