@@ -1,5 +1,6 @@
 """Does a run stop at a bad step, or go on without it, as it was told; the same after a restart?"""
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Collection, Iterator
@@ -32,10 +33,11 @@ def train_step(state: Any, batch: Any) -> tuple[Any, Any]:
 
 @dataclass
 class Run:
-    """A run of the toy above in a folder; the batches of the steps `nan` are no numbers."""
+    """A run of the toy above in a folder; batches of the steps `bad` are no numbers, or huge."""
 
     folder: pathlib.Path
-    nan: Collection[int] = ()
+    bad: Collection[int] = ()
+    value: float = math.nan  # of those
     on_bad_step: str = "leave_out"
     plan: Plan = field(default_factory=lambda: PLAN)
     stop_at: int = 0
@@ -44,7 +46,7 @@ class Run:
     def batches(self, start: int) -> Iterator[jax.Array]:
         for step in range(start + 1, 99):
             self.seen.append(step)
-            yield jax.device_put(np.float32(math.nan if step in self.nan else math.sin(step)))
+            yield jax.device_put(np.float32(self.value if step in self.bad else math.sin(step)))
 
     def __call__(self) -> bytes:
         place = sharding(make_mesh(devices=jax.devices()[:1]))
@@ -96,7 +98,7 @@ class Run:
 
 def test_told_to_stop_it_names_the_step_and_the_records(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError) as raised:
-        Run(tmp_path, nan=[7], on_bad_step="stop")()
+        Run(tmp_path, bad=[7], on_bad_step="stop")()
     assert str(raised.value) == (
         "the loss of step 7 is not a number (gradient norm 1); its batch holds records r7-0, r7-1, "
         "r7-2, r7-3, r7-4, r7-5, r7-6, r7-7 and 2 more. Lower the learning rate, or look at these "
@@ -106,7 +108,7 @@ def test_told_to_stop_it_names_the_step_and_the_records(tmp_path: pathlib.Path) 
 
 
 def test_told_to_leave_it_out_it_goes_back_and_on(tmp_path: pathlib.Path) -> None:
-    run = Run(tmp_path / "a", nan=[7, 10])
+    run = Run(tmp_path / "a", bad=[7, 10])
     ended = run()
     assert [bad["step"] for bad in resuming.left_out(tmp_path / "a")] == [7, 10]
     assert resuming.left_out(tmp_path / "a")[0]["records"][9] == "r7-9"
@@ -121,16 +123,16 @@ def test_told_to_leave_it_out_it_goes_back_and_on(tmp_path: pathlib.Path) -> Non
 
 @pytest.mark.parametrize("stop_at", [6, 8, 9])
 def test_a_stop_in_between_changes_nothing(tmp_path: pathlib.Path, stop_at: int) -> None:
-    whole = Run(tmp_path / "whole", nan=[7])()
-    stopped = Run(tmp_path / "stopped", nan=[7], stop_at=stop_at)
+    whole = Run(tmp_path / "whole", bad=[7])()
+    stopped = Run(tmp_path / "stopped", bad=[7], stop_at=stop_at)
     with pytest.raises(SystemExit):
         stopped()
-    assert Run(tmp_path / "stopped", nan=[7])() == whole
+    assert Run(tmp_path / "stopped", bad=[7])() == whole
 
 
 def test_before_the_first_checkpoint_there_is_nothing_to_go_back_to(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"step 3 .*There is no checkpoint yet to go back to"):
-        Run(tmp_path, nan=[3])()
+        Run(tmp_path, bad=[3])()
 
 
 def test_too_many_bad_steps_are_another_trouble(
@@ -138,7 +140,7 @@ def test_too_many_bad_steps_are_another_trouble(
 ) -> None:
     monkeypatch.setattr(resuming, "_MOST", 2)
     with pytest.raises(UserError, match=r"step 7 .*2 steps were left out before .*learning rate"):
-        Run(tmp_path, nan=range(5, 30))()
+        Run(tmp_path, bad=range(5, 30))()
 
 
 # Spikes
@@ -162,6 +164,18 @@ def test_a_spike_is_measured_against_the_last_steps() -> None:
     assert spiking([*calm, 2.1], 0.0) is None, "0 looks for none"
     assert spiking([*calm[1:], 99.0], 2.0) is None, "too few steps to tell"
     assert spiking([4.0] * STEPS + [1.0] * STEPS + [2.1], 2.0) == 2 * STEPS + 1
+
+
+@pytest.mark.parametrize(("spike", "steps"), [(9.0, [37]), (0.0, [])])
+def test_a_run_leaves_a_spike_out_where_the_config_looks_for_one(
+    tmp_path: pathlib.Path, spike: float, steps: list[int]
+) -> None:
+    plan = dataclasses.replace(PLAN, steps=STEPS + 8, spike=spike)
+    Run(tmp_path, bad=[37], value=1e3, plan=plan)()
+    found = resuming.left_out(tmp_path)
+    assert [bad["step"] for bad in found] == steps
+    assert all("of step 37, 49.98, is above 9 times the mean" in bad["why"] for bad in found)
+    assert all(bad["records"][0] == "r37-0" for bad in found)
 
 
 def test_a_resumed_guard_calls_the_same_a_spike() -> None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from data_pipeline.errors import UserError
+from dnallm_jax.parallel import hosts
 from dnallm_jax.training.workdir import claim, code, versions
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -60,6 +61,20 @@ def test_a_claim_ends_with_its_run(tmp_path: pathlib.Path) -> None:
         fail()
     with claim(tmp_path, IDENTITY):
         pass
+
+
+@pytest.mark.parametrize("differs", ["code", "jax", "numpy", "python", "data", "config"])
+def test_another_host_that_differs_is_named(
+    differs: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def three(own: dict[str, str]) -> list[dict[str, str]]:
+        return [own, own, {**own, "host": "b", differs: "another"}]
+
+    monkeypatch.setattr(hosts, "everyone", three)
+    told = refused(tmp_path / "run", IDENTITY)
+    assert told.startswith(f"the hosts differ: process 2 (b) has {differs} another, process 0 (")
+    assert told.count(" has ") == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_process_is_refused(tmp_path: pathlib.Path) -> None:
