@@ -51,6 +51,18 @@ def test_two_processes_train_as_one_does(place: Place, command: str) -> None:
     assert_alike(*(place.folder / name / command for name in ("one", "two")))
 
 
+def test_what_one_process_saved_two_go_on_from_and_only_the_first_speaks(place: Place) -> None:
+    shutil.copytree(place.folder / "one", place.folder / "joined")
+    run = place.folder / "joined" / "pretrain"
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    assert f"start       step {STEPS - SAVE_EVERY} (restored)" in place.run(
+        "pretrain", "joined", **PAIR
+    )
+    assert_alike(place.folder / "one" / "pretrain", run)
+    assert "step " in place.said("joined", 0).read_text()
+    assert "step " not in place.said("joined", 1).read_text()
+
+
 def test_doctor_asks_both(place: Place) -> None:
     lines = place.run("doctor", "two", **PAIR).splitlines()
     checked = {line.split()[1]: line for line in lines if line.startswith("ok  ")}
@@ -71,14 +83,18 @@ def test_asked_of_one_both_stop_and_go_on_exactly(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "number"), [("pretrain", signal.SIGSTOP), ("finetune", signal.SIGKILL)]
+    ("command", "number", "moment"),
+    [
+        ("pretrain", signal.SIGSTOP, f"{SAVE_EVERY}"),
+        ("finetune", signal.SIGKILL, f"{2 * SAVE_EVERY}.unfinished"),  # in a save
+    ],
 )
 def test_a_hung_or_lost_process_ends_the_other_and_both_go_on_exactly(
-    place: Place, command: str, number: signal.Signals
+    place: Place, command: str, number: signal.Signals, moment: str
 ) -> None:
     run = place.folder / "ended" / command
     started = place.start(command, "ended", **PAIR)
-    place.until(started, (run / "checkpoints" / str(SAVE_EVERY)).exists)
+    place.until(started, (run / "checkpoints" / moment).exists)
     os.kill(started[1].pid or 0, number)
     started[0].join(600)
     started[1].kill()
