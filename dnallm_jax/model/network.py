@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dnallm_jax.model.classifier import (
     Classifier,
@@ -27,13 +26,14 @@ class Pooled:
     """A network that reads a mean over a sequence's tokens, in however many rows these lie.
 
     Attributes:
-      rows: (parameters, batch) -> float32 [B, D + 1], the mean over the tokens of each row, and the
-        logarithm of what they weigh together.
+      rows: (parameters, batch) -> float32 [B, D], the mean over the tokens of each row, and beside
+        it float32 [B], the logarithm of what they weigh together. (Joined to one array they make a
+        fusion that XLA for GPUs does not compile for some lengths of rows.)
       embeddings: float32 [B, D], means over sequences -> float32 [B, D].
       logits: (parameters, such means) -> float32 [S, B].
     """
 
-    rows: Callable[[Params, Batch], jax.Array]
+    rows: Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
     embeddings: Callable[[jax.Array], jax.Array]
     logits: Callable[[Params, jax.Array], jax.Array]
 
@@ -93,7 +93,7 @@ def gpt_network(
         return applied(virus_logits, p, batch, **how)[None]
 
     pooled = Pooled(
-        rows=lambda p, batch: jnp.column_stack(applied(pooled_rows, p, batch)),
+        rows=lambda p, batch: applied(pooled_rows, p, batch),
         embeddings=normalised,
         logits=lambda p, means: head_logits(p, normalised(means))[None],
     )

@@ -26,7 +26,8 @@ from dnallm_jax.model.network import Network
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.parallel import watchdog
 
-Compiled = Callable[[Any, Mapping[str, jax.Array]], jax.Array]  # (parameters, batch) -> [B, ...]
+# (parameters, batch) -> [B, ...], or several of these.
+Compiled = Callable[[Any, Mapping[str, jax.Array]], Any]
 
 # Batches that are made while one is computed; what more of them hold grows with a genome.
 _AHEAD = 4
@@ -91,7 +92,8 @@ class Batches:
             for length, rows, chosen in self._groups(lengths, self._lengths, self._lengths)
         )
         values = np.zeros((len(segments), 0), np.float32)
-        for chosen, (found,) in self._computed(network, params, jobs):
+        for chosen, (pooled,) in self._computed(network, params, jobs):
+            found = np.column_stack(pooled)
             if not values.shape[1]:
                 values = np.zeros((len(segments), found.shape[1]), np.float32)
             values[chosen] = found[: len(chosen)]
@@ -132,9 +134,9 @@ class Batches:
 
     def _computed(
         self, network: Compiled, params: Params | None, jobs: Iterable[tuple[Any, Sequence[Batch]]]
-    ) -> Iterator[tuple[Any, list[np.ndarray]]]:
+    ) -> Iterator[tuple[Any, list[Any]]]:
         """What the network says of each batch of each job; jobs are made while one is computed."""
-        waiting: deque[tuple[Any, list[jax.Array]]] = deque()
+        waiting: deque[tuple[Any, list[Any]]] = deque()
         for job, batches in jobs:
             waiting.append((job, [network(params, self._on_device(batch)) for batch in batches]))
             if len(waiting) > _AHEAD:

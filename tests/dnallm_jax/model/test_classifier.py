@@ -1,7 +1,9 @@
 """Does a sequence's log-odds come from its own tokens and nothing else?"""
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from dnallm_jax.model import classifier, gpt
 from dnallm_jax.model.classifier import POOLINGS, Classifier, pool, virus_logits
 from dnallm_jax.model.gpt import Params
 from dnallm_jax.model.network import gpt_network
+from tests.dnallm_jax.gpus import gpu_compiler, h100
 from tests.dnallm_jax.tiny import RUN, SPEC, fresh_params, numpy_params, packed, quick_jit
 
 LENGTH = 64
@@ -130,3 +133,34 @@ def test_dropout_hides_inputs_of_the_head_in_training_alone(params: Params) -> N
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.asarray(first) - np.asarray(later)).max() > 1e-3
     np.testing.assert_array_equal(hiding(params, batch)[0], call(params, batch, "mean", True))
+
+
+def refusal(gpu: jax.Device, joined: Callable[[tuple[jax.Array, ...]], Any]) -> str:
+    """Why XLA does not compile pooled rows for this GPU; empty where it does."""
+    run = dataclasses.replace(RUN, attention="reference")
+    spec = dataclasses.replace(SPEC, width=128)
+    network = gpt_network(spec, run, pooling="attention", causal=False)
+    params = jax.eval_shape(lambda: network.initialise(0))
+    batch = dict.fromkeys(("tokens", "segment_ids", "positions"), np.zeros((256, 64), np.int32))
+    lies = jax.sharding.SingleDeviceSharding(gpu)
+    given = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies), (params, batch)
+    )
+    try:
+        jax.jit(lambda p, batch: joined(network.pooled.rows(p, batch))).lower(*given).compile()
+    except jax.errors.JaxRuntimeError as error:
+        return str(error)
+    return ""
+
+
+@gpu_compiler
+def test_gpus_take_what_scoring_asks_for() -> None:
+    assert refusal(h100(), lambda both: both) == ""
+
+
+@gpu_compiler
+def test_means_and_weights_of_rows_in_one_array_are_caught() -> None:
+    found = refusal(h100(), jnp.column_stack)
+    if not found:
+        pytest.skip("this XLA compiles them so too")
+    assert "Reshape input and output shapes must be the same" in found
