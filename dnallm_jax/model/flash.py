@@ -9,6 +9,8 @@ lies.
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,33 +24,54 @@ from dnallm_jax.model.reference import MASKED
 Residuals = tuple[Array, ...]  # what the forward pass keeps for the backward pass
 Refs = Any
 
-_BLOCK = 64  # queries, and keys; on an H100 faster than 32 and 128, see benchmarks/LOG.md
+_BLOCK = 64  # queries, and keys; others were no faster or hardly, see benchmarks/LOG.md
+_LOG2E = math.log2(math.e)  # a GPU has 2**x as an instruction; scores are so scaled, logs to base 2
 
 
-def _ranges(segment_ids_BL: Array, causal: bool, window: int) -> tuple[Array, Array, Array, Array]:
-    """First and last + 1 block of keys for each block of queries; of queries for one of keys.
+def _spans(segment_ids_BL: Array, causal: bool, window: int) -> tuple[Array, Array]:
+    """Which blocks of keys each block of queries visits; and of queries, each block of keys.
 
-    int32 [B, L / _BLOCK] each. What lies in a range need not be seen, but nothing outside is. Right
-    for ids in any order; short where, as in packed rows, they ascend.
+    int32 [B, 4, L / _BLOCK] each: visited are those from the first number on and before the last;
+    from the second on and before the third, every query sees every key, so that no mask is needed.
+    What is visited need not be seen, but nothing else is. Right for ids in any order; short where,
+    as in packed rows, they ascend.
     """
     ids = segment_ids_BL.reshape(segment_ids_BL.shape[0], -1, _BLOCK)
     least = jnp.where(ids > 0, ids, jnp.iinfo(jnp.int32).max).min(axis=-1)
     most = ids.max(axis=-1)
+    only = jnp.where(ids.min(axis=-1) == most, most, 0)  # the segment of the whole block, if any
     meet = (least[:, :, None] <= most[:, None, :]) & (least[:, None, :] <= most[:, :, None])
+    whole = (only[:, :, None] == only[:, None, :]) & (only[:, :, None] > 0)
     number = jnp.arange(ids.shape[1])
-    back = _BLOCK * (number[:, None] - number[None, :])  # of keys, give or take _BLOCK - 1
+    back = _BLOCK * (number[:, None] - number[None, :])  # how far behind a query its key lies:
+    nearest, furthest = back - _BLOCK + 1, back + _BLOCK - 1
     if causal:
-        meet &= back + _BLOCK > 0
+        meet, whole = meet & (furthest >= 0), whole & (nearest >= 0)
     if window:
-        meet &= (back - _BLOCK + 1 < window) & (back + _BLOCK - 1 > -window)
+        meet &= (nearest < window) & (furthest > -window)
+        whole &= (furthest < window) & (nearest > -window)
 
-    def first_and_end(meet: Array) -> tuple[Array, Array]:
-        first = jnp.argmax(meet, axis=-1)
-        end = meet.shape[-1] - jnp.argmax(meet[..., ::-1], axis=-1)
-        some = meet.any(axis=-1).astype(jnp.int32)
-        return some * first.astype(jnp.int32), some * end.astype(jnp.int32)
+    def ends(meet: Array, whole: Array) -> Array:
+        first, end = jnp.argmax(meet, axis=-1), number.size - jnp.argmax(meet[..., ::-1], axis=-1)
+        end = jnp.where(meet.any(axis=-1), end, first)
+        start = jnp.where(whole.any(axis=-1), jnp.argmax(whole, axis=-1), first)
+        after = ~whole & (number >= start[..., None])
+        stop = jnp.where(after.any(axis=-1), jnp.argmax(after, axis=-1), end)
+        return jnp.stack([first, start, stop, end], axis=1).astype(jnp.int32)
 
-    return *first_and_end(meet), *first_and_end(meet.swapaxes(1, 2))
+    return ends(meet, whole), ends(meet.swapaxes(1, 2), whole.swapaxes(1, 2))
+
+
+def _visited(spans_ref: Refs, block: Array, visit: Callable[..., Any], carry: Any) -> Any:
+    """Carries on with `visit(number of the other block, carry, masked=...)` for all that meet."""
+    first, start, stop, end = (spans_ref[number, block] for number in range(4))
+
+    def masked(count: Array, carry: Any) -> Any:
+        number = first + count
+        return visit(jnp.where(number < start, number, number + stop - start), carry, masked=True)
+
+    carry = jax.lax.fori_loop(start, stop, functools.partial(visit, masked=False), carry)
+    return jax.lax.fori_loop(0, end - first - (stop - start), masked, carry)
 
 
 def _seen(ids: Array, other_ids: Array, back: Array, causal: bool, window: int) -> Array:
@@ -66,29 +89,33 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _forward_kernel(
-    first_ref: Refs, end_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs,
-    o_ref: Refs, log_ref: Refs, *, causal: bool, window: int,
+    spans_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs, o_ref: Refs,
+    log_ref: Refs, *, causal: bool, window: int,
 ) -> None:  # fmt: skip
     block = pl.program_id(0)
     q, q_ids = q_ref[...], ids_ref[pl.ds(block * _BLOCK, _BLOCK)]
     q_places = block * _BLOCK + jnp.arange(_BLOCK)
 
-    def visit(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def visit(number: Array, carry: tuple[Array, Array, Array], masked: bool) -> Any:
         o, top, total = carry
         keys = pl.ds(number * _BLOCK, _BLOCK)
-        back = q_places[:, None] - (number * _BLOCK + jnp.arange(_BLOCK))[None, :]
-        mask = _seen(q_ids, ids_ref[keys], back, causal, window)
-        s = jnp.where(mask, _dot(q, k_ref[keys, :].T), MASKED)
+        s = _dot(q, k_ref[keys, :].T) * _LOG2E
+        if masked:
+            back = q_places[:, None] - (number * _BLOCK + jnp.arange(_BLOCK))[None, :]
+            mask = _seen(q_ids, ids_ref[keys], back, causal, window)
+            s = jnp.where(mask, s, MASKED)
         new_top = jnp.maximum(top, jnp.max(s, axis=1))
-        p = jnp.where(mask, jnp.exp(s - new_top[:, None]), 0.0)
-        kept = jnp.exp(top - new_top)
+        p = jnp.exp2(s - new_top[:, None])
+        if masked:
+            p = jnp.where(mask, p, 0.0)
+        kept = jnp.exp2(top - new_top)
         v = v_ref[keys, :]
         o = o * kept[:, None] + _dot(p.astype(v.dtype), v)
         return o, new_top, total * kept + jnp.sum(p, axis=1)
 
-    o, top, total = jax.lax.fori_loop(
-        first_ref[block],
-        end_ref[block],
+    o, top, total = _visited(
+        spans_ref,
+        block,
         visit,
         (
             jnp.zeros(q.shape, jnp.float32),
@@ -98,12 +125,12 @@ def _forward_kernel(
     )
     safe = jnp.where(total > 0, total, 1.0)
     o_ref[...] = (o / safe[:, None]).astype(o_ref.dtype)
-    log_ref[...] = top + jnp.log(safe)
+    log_ref[...] = top + jnp.log2(safe)
 
 
 def _queries_kernel(
-    first_ref: Refs, end_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs,
-    do_ref: Refs, log_ref: Refs, overlap_ref: Refs, dq_ref: Refs, *, causal: bool, window: int,
+    spans_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs, do_ref: Refs,
+    log_ref: Refs, overlap_ref: Refs, dq_ref: Refs, *, causal: bool, window: int,
 ) -> None:  # fmt: skip
     """The gradient of a block of queries, from all keys that it saw."""
     block = pl.program_id(0)
@@ -111,44 +138,45 @@ def _queries_kernel(
     q_places = block * _BLOCK + jnp.arange(_BLOCK)
     do, log, overlap = do_ref[...], log_ref[...], overlap_ref[...]
 
-    def visit(number: Array, dq: Array) -> Array:
+    def visit(number: Array, dq: Array, masked: bool) -> Array:
         keys = pl.ds(number * _BLOCK, _BLOCK)
-        back = q_places[:, None] - (number * _BLOCK + jnp.arange(_BLOCK))[None, :]
-        mask = _seen(q_ids, ids_ref[keys], back, causal, window)
         k = k_ref[keys, :]
-        p = jnp.where(mask, jnp.exp(_dot(q, k.T) - log[:, None]), 0.0)
+        p = jnp.exp2(_dot(q, k.T) * _LOG2E - log[:, None])
+        if masked:
+            back = q_places[:, None] - (number * _BLOCK + jnp.arange(_BLOCK))[None, :]
+            p = jnp.where(_seen(q_ids, ids_ref[keys], back, causal, window), p, 0.0)
         ds = p * (_dot(do, v_ref[keys, :].T) - overlap[:, None])
         return dq + _dot(ds.astype(k.dtype), k)
 
-    dq = jax.lax.fori_loop(first_ref[block], end_ref[block], visit, jnp.zeros(q.shape, jnp.float32))
+    dq = _visited(spans_ref, block, visit, jnp.zeros(q.shape, jnp.float32))
     dq_ref[...] = dq.astype(dq_ref.dtype)
 
 
 def _keys_kernel(
-    first_ref: Refs, end_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs,
-    do_ref: Refs, log_ref: Refs, overlap_ref: Refs, dk_ref: Refs, dv_ref: Refs, *, causal: bool,
-    window: int,
+    spans_ref: Refs, q_ref: Refs, k_ref: Refs, v_ref: Refs, ids_ref: Refs, do_ref: Refs,
+    log_ref: Refs, overlap_ref: Refs, dk_ref: Refs, dv_ref: Refs, *, causal: bool, window: int,
 ) -> None:  # fmt: skip
     """The gradients of a block of keys and values, from all queries of all heads that saw them."""
     block = pl.program_id(0)
     k, v, k_ids = k_ref[...], v_ref[...], ids_ref[pl.ds(block * _BLOCK, _BLOCK)]
     k_places = block * _BLOCK + jnp.arange(_BLOCK)
 
-    def visit(head: int, number: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        dk, dv = carry
-        queries = pl.ds(number * _BLOCK, _BLOCK)
-        back = (number * _BLOCK + jnp.arange(_BLOCK))[None, :] - k_places[:, None]
-        mask = _seen(k_ids, ids_ref[queries], back, causal, window)
-        q, do = q_ref[queries, head, :], do_ref[queries, head, :]
-        p = jnp.where(mask, jnp.exp(_dot(k, q.T) - log_ref[head, queries][None, :]), 0.0)
-        ds = p * (_dot(v, do.T) - overlap_ref[head, queries][None, :])
-        return dk + _dot(ds.astype(q.dtype), q), dv + _dot(p.astype(do.dtype), do)
+    def of_head(head: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        def visit(number: Array, carry: tuple[Array, Array], masked: bool) -> tuple[Array, Array]:
+            dk, dv = carry
+            queries = pl.ds(number * _BLOCK, _BLOCK)
+            q, do = q_ref[queries, head, :], do_ref[queries, head, :]
+            p = jnp.exp2(_dot(k, q.T) * _LOG2E - log_ref[head, queries][None, :])
+            if masked:
+                back = (number * _BLOCK + jnp.arange(_BLOCK))[None, :] - k_places[:, None]
+                p = jnp.where(_seen(k_ids, ids_ref[queries], back, causal, window), p, 0.0)
+            ds = p * (_dot(v, do.T) - overlap_ref[head, queries][None, :])
+            return dk + _dot(ds.astype(q.dtype), q), dv + _dot(p.astype(do.dtype), do)
+
+        return _visited(spans_ref, block, visit, carry)
 
     gradients = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
-    for head in range(q_ref.shape[1]):
-        gradients = jax.lax.fori_loop(
-            first_ref[block], end_ref[block], functools.partial(visit, head), gradients
-        )
+    gradients = jax.lax.fori_loop(0, q_ref.shape[1], of_head, gradients)
     for ref, gradient in zip((dk_ref, dv_ref), gradients, strict=True):
         ref[...] = gradient.astype(ref.dtype)
 
@@ -156,9 +184,9 @@ def _keys_kernel(
 # Parts of an array that one program reads or writes; its coordinates are (block, head, row).
 
 
-def _row(length: int) -> pl.BlockSpec:
-    """Of [B, length]: a row."""
-    return pl.BlockSpec((None, length), lambda block, head, row: (row, 0))
+def _row(*shape: int) -> pl.BlockSpec:
+    """Of [B, ...]: a row."""
+    return pl.BlockSpec((None, *shape), lambda block, head, row: (row, *(0 for _ in shape)))
 
 
 def _tokens(width: int) -> pl.BlockSpec:
@@ -207,12 +235,12 @@ def _flash_forward(
     interpret: bool,
 ) -> tuple[Array, Residuals]:
     (B, L, H, h), K = q_BLHh.shape, k_BLKh.shape[2]
-    first, end, _, _ = _ranges(segment_ids_BL, causal, window)
-    number, tokens, keys = _row(L // _BLOCK), _tokens(h), _keys_of_query_head(L, H // K, h)
+    of_queries, _ = _spans(segment_ids_BL, causal, window)
+    spans, tokens, keys = _row(4, L // _BLOCK), _tokens(h), _keys_of_query_head(L, H // K, h)
     o_BLHh, log_BHL = _call(
         functools.partial(_forward_kernel, causal=causal, window=window),
         grid=(L // _BLOCK, H, B),
-        in_specs=[number, number, tokens, keys, keys, _row(L)],
+        in_specs=[spans, tokens, keys, keys, _row(L)],
         out_specs=[tokens, _numbers()],
         out_shape=[
             jax.ShapeDtypeStruct(q_BLHh.shape, v_BLKh.dtype),
@@ -220,7 +248,7 @@ def _flash_forward(
         ],
         interpret=interpret,
         name="attention",
-    )(first, end, q_BLHh, k_BLKh, v_BLKh, segment_ids_BL)
+    )(of_queries, q_BLHh, k_BLKh, v_BLKh, segment_ids_BL)
     return o_BLHh, (q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, o_BLHh, log_BHL)
 
 
@@ -231,31 +259,31 @@ def _flash_backward(
     (B, L, H, h), K = q_BLHh.shape, k_BLKh.shape[2]
     # sum over keys of p * dp, known from the output alone
     overlap = jnp.sum(do_BLHh.astype(jnp.float32) * o_BLHh, axis=-1)
-    q_first, q_end, k_first, k_end = _ranges(segment_ids_BL, causal, window)
+    of_queries, of_keys = _spans(segment_ids_BL, causal, window)
     inputs = (q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, do_BLHh, log_BHL, overlap.swapaxes(1, 2))
-    number, tokens, numbers = _row(L // _BLOCK), _tokens(h), _numbers()
+    spans, tokens, numbers = _row(4, L // _BLOCK), _tokens(h), _numbers()
     keys = _keys_of_query_head(L, H // K, h)
     dq_BLHh = _call(
         functools.partial(_queries_kernel, causal=causal, window=window),
         grid=(L // _BLOCK, H, B),
-        in_specs=[number, number, tokens, keys, keys, _row(L), tokens, numbers, numbers],
+        in_specs=[spans, tokens, keys, keys, _row(L), tokens, numbers, numbers],
         out_specs=tokens,
         out_shape=jax.ShapeDtypeStruct(q_BLHh.shape, q_BLHh.dtype),
         interpret=interpret,
         name="attention_queries",
-    )(q_first, q_end, *inputs)
+    )(of_queries, *inputs)
     # All tokens, for the query heads that read a key head.
     group = pl.BlockSpec((None, L, H // K, h), lambda block, head, row: (row, 0, head, 0))
     of_group = pl.BlockSpec((None, H // K, L), lambda block, head, row: (row, head, 0))
     dk_BLKh, dv_BLKh = _call(
         functools.partial(_keys_kernel, causal=causal, window=window),
         grid=(L // _BLOCK, K, B),
-        in_specs=[number, number, group, tokens, tokens, _row(L), group, of_group, of_group],
+        in_specs=[spans, group, tokens, tokens, _row(L), group, of_group, of_group],
         out_specs=[tokens, tokens],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BLKh, v_BLKh)],
         interpret=interpret,
         name="attention_keys",
-    )(k_first, k_end, *inputs)
+    )(of_keys, *inputs)
     return dq_BLHh, dk_BLKh, dv_BLKh, None
 
 

@@ -158,7 +158,7 @@ def test_memory_of_long_rows_grows_with_their_length(
 def test_blocks_and_masks_that_miss_a_key_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     qkv = queries_keys_values(2, "float32")
     wanted = plain(2, "float32", causal=True, window=0)
-    groups, mask, ranges = blockwise._groups, splash._mask, flash._ranges
+    groups, mask, spans = blockwise._groups, splash._mask, flash._spans
     monkeypatch.setattr(
         blockwise,
         "_groups",
@@ -166,10 +166,18 @@ def test_blocks_and_masks_that_miss_a_key_are_caught(monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setattr(splash, "_mask", lambda length, causal, _: mask(length, causal, 130))
     # One block of keys fewer for each of queries, and one of queries fewer for each of keys.
-    monkeypatch.setattr(flash, "_ranges", lambda *a: [x - n % 2 for n, x in enumerate(ranges(*a))])
+    monkeypatch.setattr(
+        flash, "_spans", lambda *a: [x - jnp.array([[0], [0], [0], [1]]) for x in spans(*a)]
+    )
     for backend in FAST:
         got = value_and_gradient(qkv, causal=True, backend=backend)
         assert furthest(got, wanted) > 1000 * TOLERANCE["float32"], backend
+    # All blocks after the first that needs no mask go without.
+    monkeypatch.setattr(
+        flash, "_spans", lambda *a: [x[:, jnp.array([0, 1, 3, 3])] for x in spans(*a)]
+    )
+    got = value_and_gradient(qkv, causal=True, backend="flash")
+    assert furthest(got, wanted) > 1000 * TOLERANCE["float32"]
 
 
 def numpy_attention(qkv: np.ndarray, ids: np.ndarray, causal: bool, window: int) -> np.ndarray:
@@ -240,9 +248,9 @@ def test_nor_in_loops_over_blocks(
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_a_mask_without_segments_is_caught(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = splash.kernels.SegmentIds
-    ranges, seen, ones = flash._ranges, flash._seen, jnp.ones_like
+    spans, seen, ones = flash._spans, flash._seen, jnp.ones_like
     monkeypatch.setattr(reference, "allowed", blind_mask)
-    monkeypatch.setattr(flash, "_ranges", lambda ids, *rest: ranges(ones(ids), *rest))
+    monkeypatch.setattr(flash, "_spans", lambda ids, *rest: spans(ones(ids), *rest))
     monkeypatch.setattr(flash, "_seen", lambda a, b, *rest: seen(ones(a), ones(b), *rest))
     monkeypatch.setattr(splash.kernels, "SegmentIds", lambda q, kv: pairs(ones(q), ones(kv)))
     found = attention_leaks(backend, causal=True)
