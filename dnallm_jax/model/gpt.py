@@ -43,7 +43,7 @@ class Execution:
 
     dtype: str = "bfloat16"  # of activations and matrix products; parameters stay float32
     attention: str = "blockwise"
-    unroll: bool = False  # unrolled layers run faster on CPU, scanned ones compile faster
+    unroll: bool = False  # unrolled layers may run faster, scanned ones compile faster
     remat: str = "none"  # one of REMAT: what the backward pass computes again
     # How activations [B, L, ...] are split, on more than one device. Without it the compiler splits
     # their width as it finds the parameters split, and then every device works on every row.

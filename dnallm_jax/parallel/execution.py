@@ -50,8 +50,7 @@ def choose(
     dtype = settle("precision", dtype, auto, f"{why}; parameters are float32")
     attention = settle("attention", attention, *_ATTENTION.get(device.platform, _ANYWHERE))
     _check_attention(attention, device)
-    why = "runs faster on CPU than a scan" if cpu else "a scan compiles one body for any depth"
-    unroll = settle("unroll", unroll, "yes" if cpu else "no", why)
+    unroll = settle("unroll", unroll, *_unrolled(device.platform, remat))
     lines.append(f"remat       {remat} ({_REMAT[remat]})")
     run = Execution(dtype=dtype, attention=attention, unroll=unroll == "yes", remat=remat)
     return run, lines
@@ -71,6 +70,14 @@ _ATTENTION = {
     "gpu": ("flash", "a fused kernel; leaves out what mask, window or segments hide"),
 }
 _ANYWHERE = ("blockwise", "plain XLA, memory linear in the row; no fused kernel for this platform")
+
+
+def _unrolled(platform: str, remat: str) -> tuple[str, str]:
+    if platform == "cpu":
+        return "yes", "runs faster on CPU than a scan"
+    if platform == "gpu" and remat == "none":
+        return "yes", "a scan on GPUs copies what layers keep for the backward pass"
+    return "no", "a scan compiles one body for any depth"
 
 
 def _check_attention(attention: str, device: jax.Device) -> None:

@@ -46,6 +46,27 @@ def test_a_platform_has_its_attention_and_the_header_says_why(
     assert any(line.startswith(f"attention   {attention} ({why}") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("platform", "remat", "unrolled", "why"),
+    [
+        ("cpu", "block", True, "yes (runs faster on CPU than a scan)"),
+        ("gpu", "none", True, "yes (a scan on GPUs copies what layers keep for the backward pass)"),
+        ("gpu", "block", False, "no (a scan compiles one body for any depth)"),
+        ("tpu", "none", False, "no (a scan compiles one body for any depth)"),
+    ],
+)
+def test_layers_are_unrolled_where_that_is_faster(
+    platform: str, remat: str, unrolled: bool, why: str
+) -> None:
+    device: Any = Device(platform)
+    run, lines = choose(remat=remat, device=device)
+    assert run.unroll is unrolled
+    assert f"unroll      {why}" in lines
+    run, lines = choose(unroll="no" if unrolled else "yes", remat=remat, device=device)
+    assert run.unroll is not unrolled
+    assert any(line.startswith("unroll") and "as the config says" in line for line in lines)
+
+
 def test_a_kernel_is_refused_where_it_does_not_run() -> None:
     for kernel, platform in (("splash", "tpu"), ("flash", "gpu")):
         with pytest.raises(UserError) as error:
