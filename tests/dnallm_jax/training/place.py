@@ -40,7 +40,7 @@ def get_config():
     c.contigs.train = ("contigs.fa",)
     m, p, f, s = c.model, c.pretrain, c.finetune, c.score
     m.width, m.layers, m.heads, m.kv_heads, m.head_width, m.feed_forward = 32, 1, 2, 1, 16, 32
-    p.batch_rows, p.eval_rows = 8, 8
+    p.batch_rows, p.eval_rows, p.ema = 8, 8, 0.5
     f.batch_tokens, f.lengths, f.freeze_steps = 384, (60,), 6
     s.window, s.batch_tokens = 60, 1024
     for t in (p, f):

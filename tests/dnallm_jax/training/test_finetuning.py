@@ -36,8 +36,11 @@ def backbone(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of the backbone in the newest checkpoint or a bundle, by name."""
     found = arrays(folder).items()
     parts = ((name.partition("backbone/"), array) for name, array in found)
+    others = ("optimizer", "ema")
     return {
-        name: array for (before, there, name), array in parts if there and "optimizer" not in before
+        name: array
+        for (before, there, name), array in parts
+        if there and not before.startswith(others)
     }
 
 

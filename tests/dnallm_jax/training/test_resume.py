@@ -73,6 +73,7 @@ def test_pretraining_ends_with_the_same_bits(pretrained: Place) -> None:
     assert (whole / "result.json").read_bytes() == (killed / "result.json").read_bytes()
     names = arrays(whole / "checkpoints" / str(STEPS))
     assert any(name.startswith("optimizer/") and "/mu/" in name for name in names)
+    assert any(name.startswith("ema/") for name in names)
     assert int(names["step"]) == STEPS
 
 
