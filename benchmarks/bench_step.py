@@ -32,7 +32,7 @@ from dnallm_jax.config import Config, resolve, tokenizer_spec
 from dnallm_jax.parallel import execution
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.planning.flops import device_peak, flops_per_token
-from dnallm_jax.scoring.batches import log_odds
+from dnallm_jax.scoring.batches import log_odds, longest_row
 from dnallm_jax.training import members, pretraining
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, data=-1, fsdp=1))
     member = members.gpt_member(config, mesh, execution.on_mesh(run, mesh), None, tokenizer.spec())
     window = config.score.window
-    row = member.view.row_length(window)
+    row = longest_row(member.view, window, jax.default_backend())
     count = batch_rows(row, config.score.batch_tokens, mesh.size)
     windows = packed_rows(tokenizer, count, row)
     windows.pop("weights")

@@ -24,27 +24,27 @@ from dnallm_jax.model.reference import MASKED
 Residuals = tuple[Array, ...]  # what the forward pass keeps for the backward pass
 Refs = Any
 
-_BLOCK = 64  # queries, and keys; others were no faster or hardly, see benchmarks/LOG.md
+BLOCK = 64  # queries, and keys; others were no faster or hardly, see benchmarks/LOG.md
 _LOG2E = math.log2(math.e)  # a GPU has 2**x as an instruction; scores are so scaled, logs to base 2
 
 
 def _spans(segment_ids_BL: Array, causal: bool, window: int) -> tuple[Array, Array]:
     """Which blocks of keys each block of queries visits; and of queries, each block of keys.
 
-    int32 [B, 4, L / _BLOCK] each: visited are those from the first number on and before the last;
+    int32 [B, 4, L / BLOCK] each: visited are those from the first number on and before the last;
     from the second on and before the third, every query sees every key, so that no mask is needed.
     What is visited need not be seen, but nothing else is. Right for ids in any order; short where,
     as in packed rows, they ascend.
     """
-    ids = segment_ids_BL.reshape(segment_ids_BL.shape[0], -1, _BLOCK)
+    ids = segment_ids_BL.reshape(segment_ids_BL.shape[0], -1, BLOCK)
     least = jnp.where(ids > 0, ids, jnp.iinfo(jnp.int32).max).min(axis=-1)
     most = ids.max(axis=-1)
     only = jnp.where(ids.min(axis=-1) == most, most, 0)  # the segment of the whole block, if any
     meet = (least[:, :, None] <= most[:, None, :]) & (least[:, None, :] <= most[:, :, None])
     whole = (only[:, :, None] == only[:, None, :]) & (only[:, :, None] > 0)
     number = jnp.arange(ids.shape[1])
-    back = _BLOCK * (number[:, None] - number[None, :])  # how far behind a query its key lies:
-    nearest, furthest = back - _BLOCK + 1, back + _BLOCK - 1
+    back = BLOCK * (number[:, None] - number[None, :])  # how far behind a query its key lies:
+    nearest, furthest = back - BLOCK + 1, back + BLOCK - 1
     if causal:
         meet, whole = meet & (furthest >= 0), whole & (nearest >= 0)
     if window:
@@ -93,15 +93,15 @@ def _forward_kernel(
     log_ref: Refs, *, causal: bool, window: int,
 ) -> None:  # fmt: skip
     block = pl.program_id(0)
-    q, q_ids = q_ref[...], ids_ref[pl.ds(block * _BLOCK, _BLOCK)]
-    q_places = block * _BLOCK + jnp.arange(_BLOCK)
+    q, q_ids = q_ref[...], ids_ref[pl.ds(block * BLOCK, BLOCK)]
+    q_places = block * BLOCK + jnp.arange(BLOCK)
 
     def visit(number: Array, carry: tuple[Array, Array, Array], masked: bool) -> Any:
         o, top, total = carry
-        keys = pl.ds(number * _BLOCK, _BLOCK)
+        keys = pl.ds(number * BLOCK, BLOCK)
         s = _dot(q, k_ref[keys, :].T) * _LOG2E
         if masked:
-            back = q_places[:, None] - (number * _BLOCK + jnp.arange(_BLOCK))[None, :]
+            back = q_places[:, None] - (number * BLOCK + jnp.arange(BLOCK))[None, :]
             mask = _seen(q_ids, ids_ref[keys], back, causal, window)
             s = jnp.where(mask, s, MASKED)
         new_top = jnp.maximum(top, jnp.max(s, axis=1))
@@ -119,8 +119,8 @@ def _forward_kernel(
         visit,
         (
             jnp.zeros(q.shape, jnp.float32),
-            jnp.full([_BLOCK], MASKED, jnp.float32),
-            jnp.zeros([_BLOCK], jnp.float32),
+            jnp.full([BLOCK], MASKED, jnp.float32),
+            jnp.zeros([BLOCK], jnp.float32),
         ),
     )
     safe = jnp.where(total > 0, total, 1.0)
@@ -134,16 +134,16 @@ def _queries_kernel(
 ) -> None:  # fmt: skip
     """The gradient of a block of queries, from all keys that it saw."""
     block = pl.program_id(0)
-    q, q_ids = q_ref[...], ids_ref[pl.ds(block * _BLOCK, _BLOCK)]
-    q_places = block * _BLOCK + jnp.arange(_BLOCK)
+    q, q_ids = q_ref[...], ids_ref[pl.ds(block * BLOCK, BLOCK)]
+    q_places = block * BLOCK + jnp.arange(BLOCK)
     do, log, overlap = do_ref[...], log_ref[...], overlap_ref[...]
 
     def visit(number: Array, dq: Array, masked: bool) -> Array:
-        keys = pl.ds(number * _BLOCK, _BLOCK)
+        keys = pl.ds(number * BLOCK, BLOCK)
         k = k_ref[keys, :]
         p = jnp.exp2(_dot(q, k.T) * _LOG2E - log[:, None])
         if masked:
-            back = q_places[:, None] - (number * _BLOCK + jnp.arange(_BLOCK))[None, :]
+            back = q_places[:, None] - (number * BLOCK + jnp.arange(BLOCK))[None, :]
             p = jnp.where(_seen(q_ids, ids_ref[keys], back, causal, window), p, 0.0)
         ds = p * (_dot(do, v_ref[keys, :].T) - overlap[:, None])
         return dq + _dot(ds.astype(k.dtype), k)
@@ -158,17 +158,17 @@ def _keys_kernel(
 ) -> None:  # fmt: skip
     """The gradients of a block of keys and values, from all queries of all heads that saw them."""
     block = pl.program_id(0)
-    k, v, k_ids = k_ref[...], v_ref[...], ids_ref[pl.ds(block * _BLOCK, _BLOCK)]
-    k_places = block * _BLOCK + jnp.arange(_BLOCK)
+    k, v, k_ids = k_ref[...], v_ref[...], ids_ref[pl.ds(block * BLOCK, BLOCK)]
+    k_places = block * BLOCK + jnp.arange(BLOCK)
 
     def of_head(head: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         def visit(number: Array, carry: tuple[Array, Array], masked: bool) -> tuple[Array, Array]:
             dk, dv = carry
-            queries = pl.ds(number * _BLOCK, _BLOCK)
+            queries = pl.ds(number * BLOCK, BLOCK)
             q, do = q_ref[queries, head, :], do_ref[queries, head, :]
             p = jnp.exp2(_dot(k, q.T) * _LOG2E - log_ref[head, queries][None, :])
             if masked:
-                back = (number * _BLOCK + jnp.arange(_BLOCK))[None, :] - k_places[:, None]
+                back = (number * BLOCK + jnp.arange(BLOCK))[None, :] - k_places[:, None]
                 p = jnp.where(_seen(k_ids, ids_ref[queries], back, causal, window), p, 0.0)
             ds = p * (_dot(v, do.T) - overlap_ref[head, queries][None, :])
             return dk + _dot(ds.astype(q.dtype), q), dv + _dot(p.astype(do.dtype), do)
@@ -191,12 +191,12 @@ def _row(*shape: int) -> pl.BlockSpec:
 
 def _tokens(width: int) -> pl.BlockSpec:
     """Of [B, L, heads, width]: one block and head."""
-    return pl.BlockSpec((None, _BLOCK, None, width), lambda block, head, row: (row, block, head, 0))
+    return pl.BlockSpec((None, BLOCK, None, width), lambda block, head, row: (row, block, head, 0))
 
 
 def _numbers() -> pl.BlockSpec:
     """Of [B, heads, L]: one block and head."""
-    return pl.BlockSpec((None, None, _BLOCK), lambda block, head, row: (row, head, block))
+    return pl.BlockSpec((None, None, BLOCK), lambda block, head, row: (row, head, block))
 
 
 def _keys_of_query_head(length: int, group: int, width: int) -> pl.BlockSpec:
@@ -236,10 +236,10 @@ def _flash_forward(
 ) -> tuple[Array, Residuals]:
     (B, L, H, h), K = q_BLHh.shape, k_BLKh.shape[2]
     of_queries, _ = _spans(segment_ids_BL, causal, window)
-    spans, tokens, keys = _row(4, L // _BLOCK), _tokens(h), _keys_of_query_head(L, H // K, h)
+    spans, tokens, keys = _row(4, L // BLOCK), _tokens(h), _keys_of_query_head(L, H // K, h)
     o_BLHh, log_BHL = _call(
         functools.partial(_forward_kernel, causal=causal, window=window),
-        grid=(L // _BLOCK, H, B),
+        grid=(L // BLOCK, H, B),
         in_specs=[spans, tokens, keys, keys, _row(L)],
         out_specs=[tokens, _numbers()],
         out_shape=[
@@ -261,11 +261,11 @@ def _flash_backward(
     overlap = jnp.sum(do_BLHh.astype(jnp.float32) * o_BLHh, axis=-1)
     of_queries, of_keys = _spans(segment_ids_BL, causal, window)
     inputs = (q_BLHh, k_BLKh, v_BLKh, segment_ids_BL, do_BLHh, log_BHL, overlap.swapaxes(1, 2))
-    spans, tokens, numbers = _row(4, L // _BLOCK), _tokens(h), _numbers()
+    spans, tokens, numbers = _row(4, L // BLOCK), _tokens(h), _numbers()
     keys = _keys_of_query_head(L, H // K, h)
     dq_BLHh = _call(
         functools.partial(_queries_kernel, causal=causal, window=window),
-        grid=(L // _BLOCK, H, B),
+        grid=(L // BLOCK, H, B),
         in_specs=[spans, tokens, keys, keys, _row(L), tokens, numbers, numbers],
         out_specs=tokens,
         out_shape=jax.ShapeDtypeStruct(q_BLHh.shape, q_BLHh.dtype),
@@ -277,7 +277,7 @@ def _flash_backward(
     of_group = pl.BlockSpec((None, H // K, L), lambda block, head, row: (row, head, 0))
     dk_BLKh, dv_BLKh = _call(
         functools.partial(_keys_kernel, causal=causal, window=window),
-        grid=(L // _BLOCK, K, B),
+        grid=(L // BLOCK, K, B),
         in_specs=[spans, group, tokens, tokens, _row(L), group, of_group, of_group],
         out_specs=[tokens, tokens],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BLKh, v_BLKh)],
@@ -306,7 +306,7 @@ def flash(
     `interpret` the kernel's program is carried out step by step on any platform: for tests.
     """
     B, L, K, G, h = q_BLKGh.shape
-    length, width = -(-L // _BLOCK) * _BLOCK, max(16, pl.next_power_of_2(h))
+    length, width = -(-L // BLOCK) * BLOCK, max(16, pl.next_power_of_2(h))
 
     def padded(x_BLXh: Array) -> Array:
         return jnp.pad(x_BLXh, ((0, 0), (0, length - L), (0, 0), (0, width - h)))

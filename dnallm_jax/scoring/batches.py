@@ -21,6 +21,7 @@ from data_pipeline.cutting import batch_rows
 from data_pipeline.loader import Batch
 from data_pipeline.tokenizers import PAD
 from data_pipeline.views import TokenView, View
+from dnallm_jax.model import flash
 from dnallm_jax.model.gpt import Params
 from dnallm_jax.model.network import Network
 from dnallm_jax.parallel import mesh as meshes
@@ -50,7 +51,7 @@ class Batches:
         self._view, self._mesh, self._batch_tokens = view, mesh, batch_tokens
         self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
         self._windows = window_sizes(window)
-        self._lengths = row_lengths(view.row_length(window))
+        self._lengths = row_lengths(longest_row(view, window, mesh.devices.flat[0].platform))
         # On every device the results of all rows, so that every process has them.
         compiled = functools.partial(jax.jit, out_shardings=meshes.sharding(mesh))
         self.rows: Compiled | None = None
@@ -160,6 +161,17 @@ def log_odds(network: Network, mesh: Mesh) -> Compiled:
         lambda params, batch: network.logits(params, batch).mean(axis=0),
         out_shardings=meshes.sharding(mesh),
     )
+
+
+def longest_row(view: View, window: int, platform: str) -> int:
+    """Tokens of a row for a window of so many bases, or a few more.
+
+    On GPUs whole blocks of the attention kernel, where this adds a sixteenth at most: the kernel
+    would pad all queries, keys and values to these, layer by layer.
+    """
+    length = view.row_length(window)
+    whole = -(-length // flash.BLOCK) * flash.BLOCK
+    return whole if platform == "gpu" and 16 * (whole - length) <= length else length
 
 
 def row_lengths(longest: int) -> list[int]:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnallm_jax.scoring.batches import row_lengths, window_sizes
+from data_pipeline.tokenizers import Nucleotide
+from data_pipeline.views import Bases
+from dnallm_jax.scoring.batches import longest_row, row_lengths, window_sizes
 from dnallm_jax.scoring.scorer import windows
 
 Cut = Callable[[int, int], list[tuple[int, int]]]
@@ -95,3 +97,13 @@ def test_segments_are_padded_to_few_lengths(longest: int) -> None:
     assert lengths == sorted(set(lengths))
     assert len(lengths) <= 34
     assert all(large - small <= max(16, small / 4) for small, large in itertools.pairwise(lengths))
+
+
+def test_long_rows_are_whole_blocks_of_the_kernel_of_gpus() -> None:
+    view = Bases(Nucleotide())
+    lengths = {window: view.row_length(window) for window in (100, 200, 300, 960, 1000)}
+    assert lengths == {100: 112, 200: 208, 300: 304, 960: 960, 1000: 1008}
+    on_gpus = {window: longest_row(view, window, "gpu") for window in lengths}
+    assert on_gpus == {100: 112, 200: 208, 300: 320, 960: 960, 1000: 1024}
+    for platform in ("cpu", "tpu"):
+        assert {window: longest_row(view, window, platform) for window in lengths} == lengths
