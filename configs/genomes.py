@@ -1,4 +1,4 @@
-"""Real genomes on two CPU cores in about an hour and a half: 3-mers, read in frame for detection.
+"""Real genomes on two CPU cores in about an hour: 3-mers, read in frame for detection.
 
 python main.py prepare  --config=configs/genomes.py --workdir=runs/genomes --config.root=GENOMES
 """
