@@ -17,6 +17,18 @@ from dnallm_jax.commands import COMMANDS, usage
 
 def run(argv: list[str] | None = None) -> None:
     """Runs one command; a user's mistake ends with one line on standard error and exit code 2."""
+    try:
+        try:
+            _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python's own end must not write to it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run(argv: list[str] | None) -> None:
     argv = [_beside_main(word) for word in (sys.argv if argv is None else argv)]
     if len(argv) < 2 or argv[1] in ("--help", "-h", "help"):
         print(usage())
@@ -47,10 +59,6 @@ def run(argv: list[str] | None = None) -> None:
         app.run(lambda _: command.run(rest), argv[:1])
     except UserError as error:
         _fail(f"{name}: {error}")
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; Python's own end must not write to it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 def _beside_main(word: str) -> str:
