@@ -98,11 +98,13 @@ class Checkpoints:
 
         `metrics` are those of this very state, none if it was not evaluated. The manifest is given
         `step`, `metrics`, `passing` and `identity` beside what is in it. One that is `passing` goes
-        as soon as a newer one is whole.
+        as soon as a newer one is whole, or when its step is saved again.
         """
         self.finish()
         folder = self._directory / str(step)
         if hosts.is_main():
+            if step in self._passing:
+                self._delete(step)
             if folder.exists():
                 raise RuntimeError(f"step {step} was saved before in {self._directory}")
             storage.begin(folder)
@@ -147,6 +149,7 @@ class Checkpoints:
 
     def _delete(self, step: int) -> None:
         self._scores.pop(step, None)
+        self._passing.discard(step)
         storage.remove(self._directory / str(step), MANIFEST)
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]] | None:

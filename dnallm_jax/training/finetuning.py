@@ -121,7 +121,9 @@ def finetune(
                 backbone, state["params"], take="backbone", drop=("lm_head",)
             )
         start = progress.step
-        telemetry = Telemetry(folder, start_step=start, main=hosts.is_main(), observed=observed)
+        telemetry = Telemetry(
+            folder, start_step=progress.told, main=hosts.is_main(), observed=observed
+        )
         part, parts = meshes.batch_part(mesh)
         windows = window_batches(
             settings,
@@ -164,7 +166,9 @@ def finetune(
                 "versions": versions(),
                 "progress": resuming.as_json(progress),
             }
-            passing = number % settings.save_every > 0 and number < settings.steps
+            passing = progress.unevaluated or (
+                number % settings.save_every > 0 and number < settings.steps
+            )
             telemetry.keep()
             saved.append(number)
             checkpoints.save(number, state, manifest, metrics, passing=passing)

@@ -36,6 +36,12 @@ class Progress:
     sums: tuple[Mapping[str, float], ...] = ()  # of the steps since the last line of metrics
     recent: tuple[float, ...] = ()  # losses of the last steps, for the guard
     evaluations: tuple[tuple[int, float], ...] = ()  # (step, what `Plan.select` names)
+    unevaluated: bool = False  # asked to stop when an evaluation was due: the next start makes it
+
+    @property
+    def told(self) -> int:
+        """The last step of which all has been said."""
+        return self.step - self.unevaluated
 
 
 def train(
@@ -112,27 +118,32 @@ def train(
             fetched.clear()
 
     with jax.transfer_guard("disallow"):
-        for step in range(progress.step + 1, plan.steps + 1):
+        for step in range(progress.told + 1, plan.steps + 1):
             if exhausted(evaluations, plan.patience):
                 break
-            telemetry.profile.at(step, state)
-            with watch.phase("input"):
-                batch, sums = next(batches), None
-            if step not in left_out:
-                with watch.phase("step"):
-                    state, sums = train_step(state, batch)
-            if (step - 1) % plan.log_every == 0:
-                report(step - 1)
-            if sums is not None:
-                waiting.append((step, sums))
+            if step > progress.step:
+                telemetry.profile.at(step, state)
+                with watch.phase("input"):
+                    batch, sums = next(batches), None
+                if step not in left_out:
+                    with watch.phase("step"):
+                        state, sums = train_step(state, batch)
+                if (step - 1) % plan.log_every == 0:
+                    report(step - 1)
+                if sums is not None:
+                    waiting.append((step, sums))
             last = step == plan.steps
             due_evaluation = step % plan.eval_every == 0 or last
             due_save = step % plan.save_every == 0 or last
             stop = asked_to_stop(step) and not last
-            if due_evaluation or due_save or (stop and step % plan.log_every == 0):
+            # An evaluation may last longer than there is time to save.
+            put_off = stop and due_evaluation
+            if not put_off and (
+                due_evaluation or due_save or (stop and step % plan.log_every == 0)
+            ):
                 report(step)
             with watch.phase("evaluation"):
-                evaluation = evaluate(state) if due_evaluation else {}
+                evaluation = evaluate(state) if due_evaluation and not put_off else {}
             if evaluation:
                 telemetry.metrics(step, evaluation)
                 telemetry.say(f"step {step:>6}/{plan.steps}  validation: {_words(evaluation)}")
@@ -148,7 +159,7 @@ def train(
             if due_save or stop:
                 fetch()
                 with watch.phase("save"):
-                    done = Progress(step, tuple(fetched), guard.recent, tuple(evaluations))
+                    done = Progress(step, tuple(fetched), guard.recent, tuple(evaluations), put_off)
                     save(done, state, evaluation)
             if stop:
                 telemetry.say(f"step {step:>6}/{plan.steps}  stopped: the same command goes on")

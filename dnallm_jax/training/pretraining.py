@@ -134,7 +134,9 @@ def pretrain(
             state, manifest = restored
             progress, last = resuming.progress_of(manifest), manifest["metrics"]
         start = progress.step
-        telemetry = Telemetry(folder, start_step=start, main=hosts.is_main(), observed=observed)
+        telemetry = Telemetry(
+            folder, start_step=progress.told, main=hosts.is_main(), observed=observed
+        )
         part, parts = meshes.batch_part(mesh)
         train_rows = corpus.source("train")
         rows = loader.CorpusBatches(
@@ -224,7 +226,9 @@ def pretrain(
                 "versions": versions(),
                 "progress": resuming.as_json(progress),
             }
-            passing = number % settings.save_every > 0 and number < settings.steps
+            passing = progress.unevaluated or (
+                number % settings.save_every > 0 and number < settings.steps
+            )
             telemetry.keep()
             checkpoints.save(number, state, manifest, metrics, passing=passing)
 

@@ -29,6 +29,7 @@ def as_json(progress: Progress) -> dict[str, Any]:
         "sums": list(progress.sums),
         "recent": list(progress.recent),
         "evaluations": [list(seen) for seen in progress.evaluations],
+        "unevaluated": progress.unevaluated,
     }
 
 
@@ -41,6 +42,7 @@ def progress_of(manifest: Mapping[str, Any]) -> Progress:
         tuple(found.get("sums", ())),
         tuple(found.get("recent", ())),
         tuple(evaluations),
+        bool(found.get("unevaluated")),
     )
 
 
@@ -96,7 +98,7 @@ def run_through(
             )
         state, manifest = restored
         progress = progress_of(manifest)
-        telemetry.go_back(progress.step)
+        telemetry.go_back(progress.told)
         telemetry.say(f"left out    {told}; going on from step {progress.step}")
         if hosts.is_main():
             entry = {"step": bad.step, "why": bad.why, "records": list(ids)}

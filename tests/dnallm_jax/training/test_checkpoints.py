@@ -74,6 +74,22 @@ def test_a_step_is_saved_once(copied: pathlib.Path) -> None:
     kept.close()
 
 
+def test_what_was_saved_in_passing_is_saved_again_when_it_was_evaluated(
+    tmp_path: pathlib.Path,
+) -> None:
+    state = state_on(mesh_of())
+    first = opened(tmp_path)
+    first.save(20, state, {}, {}, passing=True)
+    first.close()
+    again = opened(tmp_path)
+    again.save(20, state, {}, {"bits": 1.5})
+    _, manifest = again.restore_best(state)
+    assert (manifest["step"], manifest["passing"]) == (20, False)
+    with pytest.raises(RuntimeError, match="step 20 was saved before"):
+        again.save(20, state, {}, {})
+    again.close()
+
+
 def test_an_error_while_writing_reaches_the_caller(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

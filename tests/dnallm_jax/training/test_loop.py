@@ -204,7 +204,7 @@ def differing(folder: pathlib.Path, plan: Plan, stops: Collection[int] = ()) -> 
         rest = Run(folder / f"from{step}", plan, progress, state=jax.device_put(state))
         rest.folder.mkdir()
         (rest.folder / "metrics.jsonl").write_bytes(said)
-        saves = {s: (m, p) for s, (_, m, p) in whole.saved.items() if s > step}
+        saves = {s: (m, p) for s, (_, m, p) in whole.saved.items() if s > progress.told}
         same = (
             rest() == metrics
             and np.array_equal(rest.state["mean"], whole.state["mean"])
@@ -242,6 +242,35 @@ def test_planted_the_sums_since_the_last_line_are_lost(
     monkeypatch.setattr(Run, "save", forgetful)
     plan = Plan(steps=6, log_every=3, eval_every=6, save_every=6)
     assert differing(tmp_path, plan, stops=range(1, 6)) == [1, 2, 4, 5]
+
+
+def test_planted_an_evaluation_that_was_put_off_is_not_made(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(self: Run, made: Progress, state: State, metrics: dict[str, float]) -> None:
+        made = dataclasses.replace(made, unevaluated=False)
+        self.saved[made.step] = (jax.device_get(state), metrics, made)
+
+    monkeypatch.setattr(Run, "save", forgetful)
+    plan = Plan(steps=6, log_every=1, eval_every=3, save_every=6)
+    assert differing(tmp_path, plan, stops=range(1, 6)) == [3]
+
+
+def test_asked_to_stop_a_run_saves_before_it_evaluates(tmp_path: pathlib.Path) -> None:
+    plan = Plan(steps=8, log_every=2, eval_every=4, save_every=4)
+    run = Run(tmp_path / "to4", plan, stop_at=4)
+    with pytest.raises(SystemExit):
+        run()
+    assert run.events == ["step", "step", "step", "step", "save 4"]
+    state, metrics, progress = run.saved[4]
+    assert metrics == {}
+    again = Run(tmp_path / "to4", plan, progress, state=jax.device_put(state), stop_at=4)
+    with pytest.raises(SystemExit):
+        again()  # asked again at once
+    assert (again.events, again.saved[4][2]) == (["save 4"], progress)
+    rest = Run(tmp_path / "to4", plan, progress, state=jax.device_put(state))
+    rest()
+    assert rest.events[:3] == ["evaluate", "save 4", "step"]
 
 
 def test_asked_to_stop_at_the_last_step_a_run_is_done(tmp_path: pathlib.Path) -> None:
