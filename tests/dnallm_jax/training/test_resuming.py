@@ -56,10 +56,11 @@ class Run:
         if restored is not None:
             state, manifest = restored
             progress = resuming.progress_of(manifest)
-        telemetry = Telemetry(self.folder, start_step=progress.step, main=True)
+        telemetry = Telemetry(self.folder, start_step=progress.told, main=True)
 
         def save(at: Progress, state: Any, metrics: dict[str, float]) -> None:
-            kept.save(at.step, state, {"progress": resuming.as_json(at)}, metrics)
+            how = {"progress": resuming.as_json(at)}
+            kept.save(at.step, state, how, metrics, passing=at.unevaluated)
 
         def steps(state: Any, at: Progress, left_out: Collection[int]) -> Any:
             return train(
