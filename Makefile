@@ -51,7 +51,7 @@ demo: $(APP) ## simulated genomes to a virus score and a report, in under two mi
 	@$(RUN) main.py demo $(ARGS)
 
 test: $(DEV) ## the whole test suite (ARGS="tests/data_pipeline -k reading" for a part)
-	@$(RUN) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 GENOMES ?=
 detector: $(APP) ## train the shipped detector anew; needs GENOMES=/folder/of/genomes, and hours

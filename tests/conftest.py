@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import pathlib
+from collections import Counter
 
 import pytest
 from absl import flags
@@ -23,3 +24,9 @@ def real_data() -> pathlib.Path:
     if not DATA.is_dir():
         pytest.skip("the real genomes are not beside this checkout (../shared/data)")
     return DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few tests first: these start processes, and begun last they keep one worker busy."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (tests[item.path], item.path))
