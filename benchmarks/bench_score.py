@@ -140,11 +140,11 @@ class Meter:
 
     def step_rate(self) -> float:
         """FLOP for each second of processor time while nothing but the networks computes."""
-        begin, running = time.process_time(), deque[jax.Array]()
+        begin, running = time.process_time(), deque[Any]()
         for _, again in self.batches:
             running.append(again())
             if len(running) > batches._AHEAD:  # as in scoring
-                running.popleft().block_until_ready()
+                jax.block_until_ready(running.popleft())
         jax.block_until_ready(list(running))
         return sum(work for work, _ in self.batches) / (time.process_time() - begin)
 
