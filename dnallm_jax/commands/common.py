@@ -101,9 +101,9 @@ def workdir(*, bucket: bool = False) -> pathlib.Path:
 
 def keep_memory() -> None:
     """On CPUs, memory that a training step frees is kept for the next one."""
-    from dnallm_jax.parallel import heap
+    from dnallm_jax.parallel import heap, hosts
 
-    if flags.FLAGS.platform in ("", "cpu"):
+    if hosts.on_cpus(flags.FLAGS.platform, flags.FLAGS.devices):
         heap.keep_freed()
 
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar, cast
@@ -33,6 +33,10 @@ _REQUIREMENTS = {
     "gpu": "requirements-cuda.txt",
     "tpu": "requirements-tpu.txt",
 }
+
+# Files of devices, below /dev.
+_TPUS = ("accel*", "vfio/[0-9]*")
+_GPUS = ("nvidia[0-9]*", "dxg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +142,20 @@ def _compiler_without_tpu(devices: pathlib.Path = pathlib.Path("/dev")) -> bool:
     """Whether libtpu is installed for its compiler alone: it would look for TPUs, and complain."""
     if find_spec("libtpu") is None or find_spec("jax_cuda13_plugin") is not None:
         return False
-    return not any(any(devices.glob(name)) for name in ("accel*", "vfio/[0-9]*"))
+    return not _any_of(_TPUS, devices)
+
+
+def on_cpus(
+    platform: str = "", devices: int = 0, found: pathlib.Path = pathlib.Path("/dev")
+) -> bool:
+    """Whether `start` will use CPUs, as far as can be told before; no JAX is started."""
+    _choose(platform, devices)
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    return asked == "cpu" if asked else not _any_of((*_TPUS, *_GPUS), found)
+
+
+def _any_of(names: Sequence[str], devices: pathlib.Path) -> bool:
+    return any(any(devices.glob(name)) for name in names)
 
 
 def _set_compilation_cache(jax: ModuleType) -> None:
@@ -301,7 +318,7 @@ def from_main(compute: Callable[[], Any]) -> Any:
     if is_main():
         try:
             said = {"value": compute()}
-        except Exception as error:
+        except Exception as error:  # of whatever kind, the others wait to hear of it
             said, failed = {"error": str(error)}, error
     heard = everyone(said)[0]
     if "error" in heard:

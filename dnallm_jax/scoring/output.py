@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from data_pipeline.errors import UserError
 from data_pipeline.spooling import Spooled
 
@@ -65,7 +67,8 @@ class Calls:
             return probability
         from dnallm_jax.evaluation.calibration import at_prevalence
 
-        return float(at_prevalence(probability, self.prevalence, self.calibrated_at))  # type: ignore[arg-type]
+        one = np.array([probability])
+        return float(at_prevalence(one, self.prevalence, self.calibrated_at)[0])
 
 
 def choose_calls(

@@ -62,6 +62,24 @@ def test_a_tpu_is_looked_for_where_there_may_be_one(
     assert not hosts._compiler_without_tpu(tmp_path)
 
 
+@pytest.mark.parametrize("device", ["accel0", "vfio/0", "nvidia0", "dxg"])
+def test_whether_it_will_be_cpus_is_known_before(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(hosts, "find_spec", lambda name: None)
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "nvidiactl").touch()  # as `vfio` of the driver, not of a device
+    assert hosts.on_cpus(found=tmp_path)
+    (tmp_path / device).touch()
+    assert not hosts.on_cpus(found=tmp_path)
+    for platform, cpus in (("cpu", True), ("gpu", False), ("tpu", False)):
+        assert hosts.on_cpus(platform, found=tmp_path) == cpus
+        monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert hosts.on_cpus(found=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("peers", "sentence"),
     [

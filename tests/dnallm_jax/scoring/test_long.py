@@ -12,7 +12,7 @@ import pytest
 from data_pipeline import spooling
 from data_pipeline.parsing import Block
 from data_pipeline.reading import read_blocks
-from data_pipeline.spooling import OnDisk, Spooled, spooled
+from data_pipeline.spooling import Letters, OnDisk, Spooled, spooled
 from dnallm_jax.scoring import formats, shares
 from dnallm_jax.scoring import scorer as scoring
 from dnallm_jax.scoring.batch import Targets, score_to_files
@@ -36,12 +36,12 @@ def scorer() -> Scorer:
     return make()
 
 
-def on_disk(sequences: list[bytes]) -> list[OnDisk]:
+def on_disk(sequences: list[bytes]) -> list[Letters]:
     """The sequences, each on the disk (but for what has no bases)."""
     blocks = (Block(str(n), "", "", False, 1, 0, s, True) for n, s in enumerate(sequences))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spooling, "HELD", 0)
-        return [record.bases for record in spooled(blocks)]  # type: ignore[misc]
+        return [record.bases for record in spooled(blocks)]
 
 
 def test_scores_are_those_of_letters_in_memory(
@@ -142,11 +142,11 @@ def test_memory_does_not_grow_with_a_sequence(
     monkeypatch.setattr(scoring, "_GROUP_BASES", 1_000_000)
     without_network = copy.copy(scorer)
     without_network._window = WINDOW
-    without_network._batches = SimpleNamespace(  # type: ignore[assignment]
+    without_network._batches = SimpleNamespace(  # type: ignore[assignment]  # all that is called
         logits=None, values=lambda network, params, pieces: np.ones((len(pieces), 2), np.float32)
     )
     detector = Detector()
-    detector.scorer = without_network  # type: ignore[assignment]
+    detector.scorer = without_network  # type: ignore[assignment]  # a stand-in, too
     assert growth(detector) < 0.1  # some hundred bytes a window
     # The planted fault: every record is held whole.
     monkeypatch.setattr(spooling, "HELD", 1 << 40)

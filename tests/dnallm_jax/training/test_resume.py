@@ -119,6 +119,25 @@ def test_asked_to_stop_a_run_saves_and_says_so_by_its_exit_code(
     assert_equal_runs(pretrained.folder / "whole" / command, run)
 
 
+def test_an_evaluation_that_a_stop_put_off_is_made_by_the_next_start(place: Place) -> None:
+    words = [f"--config.pretrain.{every}_every=1" for every in ("log", "eval")]
+    for name in ("evaluated", "put_off"):
+        shutil.copytree(place.folder / "whole" / "data", place.folder / name / "data")
+    place.run("pretrain", "evaluated", *words)
+    run = place.folder / "put_off" / "pretrain"
+    started = place.start("pretrain", "put_off", *words)
+    place.until(started, lambda: b"/16  " in place.said("put_off").read_bytes())
+    os.kill(started[0].pid or 0, signal.SIGTERM)
+    assert place.ended(started) == [STOPPED]
+    step = saved_steps(run / "checkpoints")[-1]
+    manifest = read_manifest(run / "checkpoints" / str(step))
+    assert manifest["progress"]["unevaluated"]
+    assert manifest["passing"]
+    said = place.run("pretrain", "put_off", *words)
+    assert f"step {step:>6}/{STEPS}  validation" in said
+    assert_equal_runs(place.folder / "evaluated" / "pretrain", run)
+
+
 def test_finetuning_ends_with_the_same_bits(pretrained: Place) -> None:
     kill_again_and_again(pretrained, "finetune")
     said = pretrained.run("finetune", "killed")
