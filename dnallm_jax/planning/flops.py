@@ -5,7 +5,7 @@ recomputation not counted:
 
   forward FLOPs per token = 2 * (matrix parameters) + 4 * layers * heads * head_width * context
   training                = 3 * forward
-  context                 = row length / 2 if causal, else row length
+  context                 = row length, or the tokens within the window; half of them if causal
 
 Matrix parameters are those of the blocks and of the head; an embedding is a look-up and costs
 nothing. Rows of several segments attend to less than this counts, so that MFU is comparable between
@@ -19,8 +19,6 @@ import jax
 import jax.numpy as jnp
 
 from dnallm_jax.model.gpt import GPTSpec
-
-FORMULA = "3 x (2 x matrix parameters + 4 x layers x heads x head width x row/2) FLOPs a token"
 
 # bf16 dense peak FLOP/s of one JAX device (published by the makers). A 7x chip shows up as two.
 PEAKS = {
@@ -54,6 +52,27 @@ def matrix_parameters(spec: GPTSpec, *, language_model: bool) -> int:
     return spec.layers * (attention + mlp) + head
 
 
+def context(row_length: int, *, causal: bool, window: int = 0) -> float:
+    """Tokens that a token of a row of one segment sees, on average; half of them if causal.
+
+    Args:
+      window: above 0, those fewer than so many places away, itself among them; there are fewer
+        towards the ends of the row.
+    """
+    reach = min(window or row_length, row_length)
+    seen = 2 * reach - 1 - reach * (reach - 1) / row_length
+    return seen / 2 if causal else seen
+
+
+def formula(*, causal: bool = True, training: bool = True, window: int = 0) -> str:
+    """The formula of `flops_per_token`, in words."""
+    seen = "(tokens within the window)" if window else "row"
+    return (
+        f"{'3 x ' if training else ''}(2 x matrix parameters + 4 x layers x heads x head width x "
+        f"{seen}{'/2' if causal else ''})"
+    )
+
+
 def flops_per_token(
     spec: GPTSpec,
     row_length: int,
@@ -63,9 +82,9 @@ def flops_per_token(
     training: bool = True,
 ) -> float:
     """FLOPs of one token of a row, by the formula above."""
-    context = row_length / 2 if causal else row_length
+    seen = context(row_length, causal=causal, window=spec.window)
     matrices = 2.0 * matrix_parameters(spec, language_model=language_model)
-    attention = 4 * spec.layers * spec.heads * spec.head_width * context
+    attention = 4 * spec.layers * spec.heads * spec.head_width * seen
     return (3 if training else 1) * (matrices + attention)
 
 

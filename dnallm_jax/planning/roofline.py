@@ -70,7 +70,7 @@ class Work:
             + 2 * product(spec.width, inner)
             + product(inner, spec.width)
         )
-        context = self.row_length / 2 if self.causal else self.row_length
+        context = flops.context(self.row_length, causal=self.causal, window=spec.window)
         attention = 4 * spec.heads * _filled(spec.head_width, tile) * context
         head = product(spec.width, spec.vocab_size) if self.language_model else 0.0
         if not self.training:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dnallm_jax.planning import collectives, hlo, roofline, traffic
+from dnallm_jax.planning import collectives, flops, hlo, roofline, traffic
 from dnallm_jax.planning.chips import GIB
 from dnallm_jax.planning.collectives import DCN, ICI, Collective
 from dnallm_jax.planning.roofline import Bound, Work
@@ -166,7 +166,8 @@ def lines(verdict: Verdict, price: float | None) -> Iterable[str]:
         yield "network     nothing is exchanged"
     for name in verdict.endless:
         yield f"            of a loop ({name}) the turns are not known: it counts once"
-    yield f"arithmetic  {_si(work.flops)}FLOP a step ({formula(work)})"
+    told = flops.formula(causal=work.causal, training=work.training, window=work.spec.window)
+    yield f"arithmetic  {_si(work.flops)}FLOP a step: a token {told}"
     yield (
         f"            {_si(work.executed(chip.tile))}FLOP with what is computed again, in whole "
         f"tiles of {chip.tile}"
@@ -193,13 +194,6 @@ def lines(verdict: Verdict, price: float | None) -> Iterable[str]:
 
 
 _BY = {"compute": "arithmetic", "memory": "memory", "ici": "ICI", "dcn": "DCN"}
-
-
-def formula(work: Work) -> str:
-    """The formula of `Work.flops`, in words."""
-    context = "row/2" if work.causal else "row"
-    times = "3 x " if work.training else ""
-    return f"{times}(2 x matrix parameters + 4 x layers x heads x head width x {context}) a token"
 
 
 def network_bytes(verdict: Verdict) -> dict[str, float]:

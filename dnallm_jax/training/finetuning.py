@@ -143,7 +143,7 @@ def finetune(
                 *header.due(settings, f"{settings.eval_contigs or 'all'} contigs", state),
                 *header.optimisation(settings.optimizer, settings.steps),
                 *header.machine(mesh, reasons),
-                *header.arithmetic(member.flops_per_token, tokens, peak, member.formula),
+                *header.arithmetic(member.flops_per_token, member.formula, tokens, peak),
                 *header.started(start, _source(origin)),
                 *(account.lines() if account else []),
             ]

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from dnallm_jax.config import Optimizer
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.planning.flops import FORMULA, Peak
+from dnallm_jax.planning.flops import Peak
 from dnallm_jax.training.optimizer import described
 from dnallm_jax.training.step import TrainState
 from dnallm_jax.training.units import si
@@ -93,10 +93,12 @@ def machine(mesh: Mesh, reasons: Sequence[str]) -> list[str]:
     ]
 
 
-def arithmetic(
-    flops_per_token: float, tokens: float, peak: Peak, formula: str = FORMULA
-) -> list[str]:
-    """What a step must compute, and what a share of the peak means."""
+def arithmetic(flops_per_token: float, formula: str, tokens: float, peak: Peak) -> list[str]:
+    """What a step must compute, and what a share of the peak means.
+
+    Args:
+      formula: of flops_per_token, in words; tokens: of the whole run.
+    """
     return [
         f"FLOPs       {_short(flops_per_token)} a token = {formula}; "
         f"{_short(flops_per_token * tokens)} in all",

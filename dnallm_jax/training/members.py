@@ -24,7 +24,7 @@ from dnallm_jax.model.composition import CompositionSpec, standardisation
 from dnallm_jax.model.gpt import Execution, GPTSpec
 from dnallm_jax.model.network import Network, composition_network, gpt_network
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.planning.flops import FORMULA, flops_per_token
+from dnallm_jax.planning.flops import flops_per_token, formula
 from dnallm_jax.training.checkpoints import read_manifest
 from dnallm_jax.training.windows import composition_settings, window_batches
 
@@ -80,7 +80,6 @@ def gpt_member(
         check_backbone(backbone, spec, tokenizer)
     row, causal = view.row_length(max(settings.lengths)), settings.causal
     forward_only = settings.train == "head"  # there is no backward pass through the blocks
-    formula = FORMULA.replace("3 x", "1 x", 1) if forward_only else FORMULA
     network = gpt_network(
         spec,
         run,
@@ -105,7 +104,7 @@ def gpt_member(
             language_model=False,
             training=not forward_only,
         ),
-        formula=formula if causal else formula.replace("row/2", "row"),
+        formula=formula(causal=causal, training=not forward_only, window=spec.window),
         backbone=backbone,
     )
 

@@ -20,7 +20,7 @@ from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, Params, initialise, logical_axes
 from dnallm_jax.parallel import execution, hosts, signals, watchdog
 from dnallm_jax.parallel import mesh as meshes
-from dnallm_jax.planning.flops import Peak
+from dnallm_jax.planning.flops import Peak, formula
 from dnallm_jax.training import header, objectives, resuming, step
 from dnallm_jax.training.checkpoints import Checkpoints
 from dnallm_jax.training.loop import Plan, Progress, train
@@ -172,7 +172,9 @@ def pretrain(
                 *header.due(settings, evaluated, state),
                 *header.optimisation(settings.optimizer, settings.steps),
                 *header.machine(mesh, reasons),
-                *header.arithmetic(flops_per_token, settings.steps * tokens, peak),
+                *header.arithmetic(
+                    flops_per_token, formula(window=spec.window), settings.steps * tokens, peak
+                ),
                 *header.started(start, "from scratch"),
             ]
         )

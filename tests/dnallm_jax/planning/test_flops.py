@@ -1,11 +1,22 @@
 """Is the number of operations the one counted by hand?"""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 
+from dnallm_jax.model import reference
 from dnallm_jax.model.gpt import GPT, GPTSpec
 from dnallm_jax.planning import flops
-from dnallm_jax.planning.flops import PEAKS, device_peak, flops_per_token, matrix_parameters
+from dnallm_jax.planning.flops import (
+    PEAKS,
+    context,
+    device_peak,
+    flops_per_token,
+    formula,
+    matrix_parameters,
+)
 from tests.dnallm_jax.tiny import SPEC, numpy_params
 
 BY_HAND = GPTSpec(
@@ -29,6 +40,37 @@ def test_the_formula_by_hand() -> None:
     assert flops_per_token(BY_HAND, 100, language_model=False) == (
         3 * (2 * 3 * block + 3 * 32 * seen_on_average)
     )
+
+
+@pytest.mark.parametrize("window", [0, 1, 2, 7, 23, 24, 25, 100])
+def test_context_is_what_attention_lets_a_token_see(window: int) -> None:
+    length = 24
+    row = np.ones((1, length), np.int32)
+
+    def seen(*, causal: bool) -> float:
+        mask = reference.allowed(row, row, 0, 0, causal, window)
+        return float(mask.sum() / length)
+
+    assert context(length, causal=False, window=window) == pytest.approx(seen(causal=False))
+    # Half, so that a token's view of itself counts half too.
+    assert context(length, causal=True, window=window) == pytest.approx(seen(causal=True) - 0.5)
+    # And it reaches the FLOPs: scores and their product with the values, in each of three layers.
+    windowed = dataclasses.replace(BY_HAND, window=window)
+    for causal in (False, True):
+        free, limited = (
+            flops_per_token(spec, length, causal=causal, training=False)
+            for spec in (BY_HAND, windowed)
+        )
+        fewer = context(length, causal=causal) - context(length, causal=causal, window=window)
+        assert free - limited == pytest.approx(3 * 4 * 2 * 4 * fewer)
+
+
+def test_the_formula_says_what_is_counted() -> None:
+    assert "head width x row/2)" in formula()
+    assert "head width x row)" in formula(causal=False)
+    assert "x (tokens within the window)/2)" in formula(window=64)
+    assert formula().startswith("3 x (2 x matrix")
+    assert formula(training=False).startswith("(2 x matrix")
 
 
 def test_matrix_parameters_are_those_of_the_network() -> None:

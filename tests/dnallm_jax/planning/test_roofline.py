@@ -50,6 +50,14 @@ def test_executed_is_the_formula_where_tiles_are_whole() -> None:
     assert forward.executed(128) == 4096 * (3 * (2 * block + attention) + filled / 3)
 
 
+def test_a_window_leaves_less_attention() -> None:
+    windowed = dataclasses.replace(WORK, spec=dataclasses.replace(SPEC, window=128))
+    fewer = 512 - (255 - 128 * 127 / 1024) / 2  # of 512 tokens seen on average
+    assert WORK.flops - windowed.flops == pytest.approx(4096 * 3 * 3 * 4 * 2 * 128 * fewer)
+    busy = WORK.executed(128) - windowed.executed(128)
+    assert busy == pytest.approx(4096 * 3 * 3.5 * 4 * 2 * 128 * fewer)
+
+
 def test_splitting_heads_over_devices_may_empty_tiles() -> None:
     assert dataclasses.replace(WORK, tensor=2).executed(128) > WORK.executed(128)
 

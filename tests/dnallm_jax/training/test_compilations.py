@@ -19,7 +19,7 @@ from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus
 from dnallm_jax.config import Config, Model, Optimizer, Pretrain
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.parallel.mesh import make_mesh
-from dnallm_jax.planning.flops import FORMULA, Peak
+from dnallm_jax.planning.flops import Peak, formula
 from dnallm_jax.training import pretraining
 from dnallm_jax.training.observed import Observed
 from dnallm_jax.training.speed import PHASES
@@ -132,7 +132,7 @@ def test_the_header_leaves_nothing_to_guess(runs: tuple[Told, Told]) -> None:
     )
     assert said["bad steps"] == "what is not a number moves nothing, and is counted"
     assert "up to 0.001 in 4 steps" in "".join(header), "half of a short run, not the 100 asked for"
-    assert said["FLOPs"].endswith(f"{FORMULA}; 2.3 G in all")
+    assert said["FLOPs"].endswith(f"a token = {formula()}; 2.3 G in all")
     assert said["MFU"].startswith("tokens/s x FLOPs a token / 1 GFLOP/s (a guess); causal")
     assert "start       step 9 (restored)" in runs[1].lines
 
