@@ -4,13 +4,15 @@
 
 Compiles the pre-training step of each preset for each topology with the compiler of TPUs
 (requirements-tpu.txt; no TPU is needed), minutes each, and prints a row of a table for each. Then
-one small model on 8 to 1,024 chips with equal work for each: bytes over the network per chip should
-stay what they are. What --keep names is not compiled again. `--only=8` is a part of a row's name.
+steps on rows of 131,072 tokens; then one small model on 8 to 1,024 chips with equal work for each:
+bytes over the network per chip should stay what they are. What --keep names is not compiled again.
+`--only=8` is a part of a row's name.
 """
 
 import argparse
 import importlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Iterator
@@ -19,7 +21,6 @@ from typing import Any
 from data_pipeline.errors import UserError
 from dnallm_jax.commands import steps
 from dnallm_jax.config import resolve
-from dnallm_jax.parallel import hosts
 from dnallm_jax.planning import topology, trial
 from dnallm_jax.planning.chips import GIB
 from dnallm_jax.planning.collectives import DCN, ICI
@@ -27,10 +28,31 @@ from dnallm_jax.planning.collectives import DCN, ICI
 # Preset, topology, slices, what differs from the preset.
 PRESETS: list[tuple[str, str, int, dict[str, Any]]] = [
     *((name, "v5e:2x4", 1, {}) for name in ("gpt_1b", "gpt_350m", "gpt_125m", "gpt_25m")),
-    ("gpt_1b", "v5p:8x8x8", 1, {"pretrain.batch_rows": 2048}),
-    ("gpt_1b", "v5e:16x16", 1, {"pretrain.batch_rows": 1024}),
-    ("gpt_1b", "v5e:16x16", 2, {"mesh.data": 2, "pretrain.batch_rows": 2048}),
+    # Parameters are split over sixteen chips and copied over `data`: split over all, their parts
+    # are too small to scatter into (WEAK, below).
+    *(
+        ("gpt_1b", where, slices, {"mesh.data": data, "pretrain.batch_rows": rows})
+        for where, slices, data, rows in (
+            ("v5p:8x8x8", 1, 32, 2048),
+            ("v5e:16x16", 1, 16, 1024),
+            ("v5e:16x16", 2, 32, 2048),
+        )
+    ),
     *((name, "v6e:2x4", 1, {}) for name in ("gpt_1b", "gpt_350m", "gpt_125m", "gpt_25m")),
+]
+# Rows of 131,072 tokens, each split over chips.
+LONG: list[tuple[str, str, int, dict[str, Any]]] = [
+    (
+        name,
+        where,
+        1,
+        {"corpus.row_length": 131_072, "mesh.sequence": sequence, "pretrain.batch_rows": rows},
+    )
+    for name, where, sequence, rows in (
+        ("gpt_125m", "v5e:2x4", 8, 1),
+        ("gpt_125m", "v5e:2x4", 4, 2),
+        ("gpt_125m", "v5e:4x4", 8, 2),
+    )
 ]
 # Equal work for each chip: one row of 512, on 8, 64, 512 and 1,024 chips of v5p. Parameters are
 # split over eight, whatever their number: over all of 1,024, parts are too small to scatter into.
@@ -59,9 +81,9 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--keep", type=pathlib.Path)
     options = parser.parse_args()
-    hosts.start("cpu")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU of this machine, if any, is left alone
     kept = dict(_kept(options.keep))
-    for title, cases in (("presets", PRESETS), ("weak scaling", WEAK)):
+    for title, cases in (("presets", PRESETS), ("long rows", LONG), ("weak scaling", WEAK)):
         print(f"\n{title}\n\n{HEAD}")
         for case in cases:
             key = f"{case[0]} {case[1]} x{case[2]} {json.dumps(case[3], sort_keys=True)}"

@@ -12,9 +12,9 @@ arithmetic, memory and networks set to its speed. docs/plan.md says how to read 
   --slices=N       so many slices of it, joined by the data centre's network
   --step=NAME      pretrain, finetune (its longest windows) or score
   --price=DOLLARS  of a chip for an hour: adds dollars per billion bases
-  --search         tries meshes, batch sizes and remat policies of pretrain, and ends with the
-                   command that has the best bound
-  --compiles=N     so many of them are compiled, after an estimate of all
+  --search         tries meshes, rows at once and remat policies of pretrain, and ends with the
+                   flags that have the best bound
+  --compiles=N     at most so many of them are compiled, minutes each, after an estimate of all (4)
 
 Exit code 2, with one line, where it does not fit.
 """
@@ -34,7 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_string("step", "pretrain", f"one of {', '.join(steps.STEPS)}")
     flags.DEFINE_float("price", None, "dollars of a chip for an hour")
     flags.DEFINE_boolean("search", False, "look for the mesh, batch and remat policy that are best")
-    flags.DEFINE_integer("compiles", 4, "programs that a search compiles")
+    flags.DEFINE_integer("compiles", 4, "programs that a search compiles at most")
 
 
 def run(arguments: list[str]) -> None:
@@ -46,6 +46,8 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"--step={options.step} is not one of {', '.join(steps.STEPS)}")
     if options.search and options.step != "pretrain":
         raise UserError("--search is for the step of pretrain; leave out --step")
+    if options.compiles < 1:
+        raise UserError(f"--compiles={options.compiles}: a search compiles at least one program")
     os.environ["JAX_PLATFORMS"] = "cpu"  # the TPU of this machine, if any, is left alone
 
     from dnallm_jax.planning import search, topology, trial
@@ -54,6 +56,7 @@ def run(arguments: list[str]) -> None:
     if options.search:
         found = search.best(
             config,
+            steps.network(config),
             named,
             lambda config: steps.pretrain(config, named.devices),
             compiles=options.compiles,

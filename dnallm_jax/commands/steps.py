@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from data_pipeline.tokenizers import Tokenizer
+    from dnallm_jax.model.gpt import GPTSpec
     from dnallm_jax.planning.trial import Step
 
 
@@ -78,7 +79,7 @@ def finetune(config: Config, devices: Sequence["jax.Device"]) -> "Step":
         "labels": np.zeros(1, np.float32),
         "example_weights": np.zeros(1, np.float32),
     }
-    spec = _spec(config, tokenizer)
+    spec = network(config)
     return Step(
         name=f"{config.name}: finetune, {_network(spec, state['params'])}",
         function=program.train_step(shardings),
@@ -130,7 +131,7 @@ def score(config: Config, devices: Sequence["jax.Device"]) -> "Step":
         jax.eval_shape(lambda: member.network.initialise(0)),
         meshes.tree_shardings(mesh, member.network.axes),
     )
-    spec = _spec(config, tokenizer)
+    spec = network(config)
     return Step(
         name=f"{config.name}: score, {_network(spec, params)}",
         function=log_odds(member.network, mesh),
@@ -169,10 +170,11 @@ def _tokenizer(config: Config) -> "Tokenizer":
     return from_spec(tokenizer_spec(config.tokenizer))
 
 
-def _spec(config: Config, tokenizer: "Tokenizer") -> Any:
+def network(config: Config) -> "GPTSpec":
+    """The dimensions of a config's network; UserError where its tokens are not known yet."""
     from dnallm_jax.config import gpt_spec
 
-    return gpt_spec(config.model, tokenizer.vocab_size)
+    return gpt_spec(config.model, _tokenizer(config).vocab_size)
 
 
 def _network(spec: Any, params: Any) -> str:

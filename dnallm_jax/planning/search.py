@@ -12,13 +12,16 @@ from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, Mesh
 from dnallm_jax.model.gpt import GPTSpec
 from dnallm_jax.planning import flops, roofline, trial
-from dnallm_jax.planning.chips import GIB
-from dnallm_jax.planning.roofline import Work
+from dnallm_jax.planning.chips import DCN_BYTES_PER_SECOND, GIB
+from dnallm_jax.planning.roofline import Bound, Work
 from dnallm_jax.planning.topology import Topology
 
 REMATS = ("none", "dots", "block")
-_ROWS = (1, 2, 4, 8, 16, 32, 64)  # of a batch, for each group of devices that shares a row
+_ROWS = (1, 2, 4, 8, 16, 32, 64)  # worked on at once by each group of devices that shares a row
 _ROOM = 0.92  # of a device's memory: what the estimate may reach
+# How often a step reads or writes what a layer computes of a token. Programs that were compiled
+# for presets say 7.5 to 8.3 (benchmarks/LOG.md).
+_PASSES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Candidate:
     """One way to run the step, and what formulas say of it."""
 
     config: Config
+    work: Work
     memory: float  # bytes of a device
-    seconds: float
+    bound: Bound
 
     @property
     def overrides(self) -> list[str]:
@@ -37,6 +41,7 @@ class Candidate:
             *(f"--config.mesh.{axis}={size}" for axis, size in vars(mesh).items() if size != 1),
             *(["--config.mesh.fsdp=1"] if mesh.fsdp == 1 else []),
             f"--config.pretrain.batch_rows={training.batch_rows}",
+            f"--config.pretrain.accumulate={training.accumulate}",
             f"--config.execution.remat={self.config.execution.remat}",
         ]
 
@@ -51,6 +56,7 @@ class Found:
 
 def best(
     config: Config,
+    spec: GPTSpec,
     topology: Topology,
     build: Callable[[Config], trial.Step],
     *,
@@ -59,66 +65,121 @@ def best(
 ) -> Found:
     """The candidate with the best bound among those that are compiled and fit.
 
+    Of each mesh the most promising candidate is compiled, or the next one where that does not fit,
+    until none promises more than what was found.
+
     Args:
-      build: the step of a config on the topology; UserError where the mesh does not divide it.
-      compiles: at most so many steps are compiled.
+      build: the step of a config on the topology.
+      compiles: at most so many steps are compiled; 1 or more.
     """
-    spec = build(_with(config, Mesh(), config.execution.remat, _least_rows(topology))).work.spec
-    ranked = sorted(candidates(config, spec, topology), key=lambda c: _pace(c, spec, topology))
+
+    def pace(candidate: Candidate) -> tuple[float, ...]:
+        """The higher the better; of about equals the batch most like the one asked for."""
+        rows, asked = candidate.config.pretrain.batch_rows, config.pretrain.batch_rows
+        at_most, at_least = _speed(candidate.work, topology, candidate.bound)
+        return (
+            round(20 * at_most),
+            -max(rows / asked, asked / rows),
+            at_least,
+            -candidate.config.pretrain.accumulate,
+        )
+
+    ranked = sorted(candidates(config, spec, topology), key=pace, reverse=True)
     promising = [c for c in ranked if c.memory < _ROOM * topology.chip.memory]
-    say(f"search      {len(ranked)} ways, of which {len(promising)} should fit")
+    say(
+        f"search      {len(ranked)} ways, of which {len(promising)} should fit; compiling at most "
+        f"{compiles}, minutes each"
+    )
     if not promising:
         raise UserError(
             f"{config.name} fits {topology} in no way that was tried: the least would be "
             f"{min(c.memory for c in ranked) / GIB:.1f} GiB of a device; name a larger --topology"
         )
     found: Found | None = None
-    while promising and compiles:
-        candidate, compiles = promising.pop(0), compiles - 1
+    for number in range(1, compiles + 1):
+        if not promising:
+            break
+        candidate = promising.pop(0)
+        if found and found.verdict.bound:
+            reached = _speed(found.verdict.step.work, topology, found.verdict.bound)
+            if _speed(candidate.work, topology, candidate.bound) <= reached:
+                say("            the rest promises no more")
+                break
+        say(f"{f'{number} of {compiles}':<12}{' '.join(candidate.overrides)}")
+        estimate = _told(candidate.work, topology, candidate.bound, candidate.memory)
+        say(f"            estimate: {estimate}")
         verdict = trial.assess(build(candidate.config), topology)
-        told = f"at most {verdict.mfu:.1%} MFU" if verdict.fits else "does not fit"
-        say(
-            f"            {' '.join(candidate.overrides)}: {told} "
-            f"(estimate {_mfu(candidate, spec, topology):.1%})"
-        )
-        if not verdict.fits:  # nor will what is estimated to want about as much
+        if verdict.bound:
+            told = _told(verdict.step.work, topology, verdict.bound, verdict.peak)
+            promising = [c for c in promising if c.config.mesh != candidate.config.mesh]
+        else:  # nor will what is estimated to want about as much
+            told = f"does not fit: it wants {verdict.peak / GIB:.1f} GiB"
             promising = [c for c in promising if c.memory < 0.9 * candidate.memory]
-        if found is None or verdict.mfu > found.verdict.mfu:
+        say(f"            compiled in {verdict.seconds:.0f} s: {told}")
+        if found is None or _better(verdict, found.verdict):
             found = Found(candidate.overrides, verdict)
     assert found
     return found
 
 
-def _least_rows(topology: Topology) -> int:
-    return len(topology.devices)
+def _speed(work: Work, topology: Topology, bound: Bound) -> tuple[float, float]:
+    """MFU at the bound, and if nothing overlapped: of ways with the same bound the latter decides.
+
+    In whole percent: less is within the error of either.
+    """
+    at_most, at_least = (
+        roofline.mfu(work, topology, seconds) for seconds in (bound.seconds, bound.in_turn)
+    )
+    return round(at_most, 2), round(at_least, 2)
 
 
-def _with(config: Config, mesh: Mesh, remat: str, rows: int) -> Config:
-    return dataclasses.replace(
-        config,
-        mesh=mesh,
-        execution=dataclasses.replace(config.execution, remat=remat),
-        pretrain=dataclasses.replace(config.pretrain, batch_rows=rows, accumulate=1),
+def _better(one: trial.Verdict, other: trial.Verdict) -> bool:
+    if not (one.bound and other.bound):
+        return one.bound is not None
+    first, second = (_speed(v.step.work, v.topology, v.bound) for v in (one, other) if v.bound)
+    return first > second
+
+
+def _told(work: Work, topology: Topology, bound: Bound, memory: float) -> str:
+    at_most, at_least = _speed(work, topology, bound)
+    return (
+        f"at most {at_most:.0%} MFU ({at_least:.0%} if nothing overlapped), "
+        f"{memory / GIB:.1f} GiB of a device"
     )
 
 
 def candidates(config: Config, spec: GPTSpec, topology: Topology) -> Iterator[Candidate]:
-    """Every mesh that divides the network, with every batch and remat policy."""
-    for mesh in meshes(spec, topology):
-        for remat, rows in itertools.product(REMATS, _ROWS):
-            tried = _with(config, mesh, remat, rows * mesh.data * mesh.fsdp)
+    """Every mesh that divides the network, with every number of rows at once and remat policy.
+
+    The batch stays what it is, and is worked on in parts (accumulate), where so many rows at once
+    divide it; else it becomes so many rows.
+    """
+    asked = config.pretrain.batch_rows
+    for mesh in meshes(spec, topology, config.mesh.sequence):
+        for remat, each in itertools.product(REMATS, _ROWS):
+            rows = each * mesh.data * mesh.fsdp
+            batch = rows if asked % rows else asked
+            tried = dataclasses.replace(
+                config,
+                mesh=mesh,
+                execution=dataclasses.replace(config.execution, remat=remat),
+                pretrain=dataclasses.replace(
+                    config.pretrain, batch_rows=batch, accumulate=batch // rows
+                ),
+            )
             yield estimate(tried, spec, topology)
 
 
-def meshes(spec: GPTSpec, topology: Topology) -> Iterator[Mesh]:
-    """data x fsdp x tensor: slices along data, heads and width divided evenly."""
-    devices = len(topology.devices) // topology.slices
+def meshes(spec: GPTSpec, topology: Topology, sequence: int = 1) -> Iterator[Mesh]:
+    """data x fsdp x tensor: slices along data, heads and width divided evenly; rows as asked."""
+    devices = len(topology.devices) // topology.slices // sequence
     for fsdp, tensor in itertools.product(_divisors(devices), repeat=2):
-        if devices % (fsdp * tensor) or spec.width % fsdp:
+        if devices % (fsdp * tensor) or spec.width % fsdp or spec.heads % (tensor * sequence):
             continue
-        if any(n % tensor for n in (spec.heads, spec.kv_heads, spec.feed_forward)):
+        if any(n % tensor for n in (spec.kv_heads, spec.feed_forward)):
             continue
-        yield Mesh(data=topology.slices * devices // (fsdp * tensor), fsdp=fsdp, tensor=tensor)
+        data = topology.slices * devices // (fsdp * tensor)
+        yield Mesh(data=data, fsdp=fsdp, tensor=tensor, sequence=sequence)
 
 
 def _divisors(number: int) -> Iterable[int]:
@@ -126,17 +187,19 @@ def _divisors(number: int) -> Iterable[int]:
 
 
 def estimate(config: Config, spec: GPTSpec, topology: Topology) -> Candidate:
-    """Memory and time of a step by formula, for a device.
+    """Memory and bound of a step by formula, for a device.
 
-    Memory: parameters and both moments in float32, gradients in bfloat16, what each policy keeps of
-    a layer, one layer's inner activations twice, and one layer's gathered weights twice. Time:
-    arithmetic, against the parts that travel: weights gathered twice and gradients scattered once
-    (fsdp), gradients summed (data), activations summed four times a layer (tensor).
+    Memory: parameters and both moments in float32, gradients in bfloat16 (and their sum in float32,
+    where there are parts), what each policy keeps of a layer, one layer's inner activations twice,
+    and one layer's gathered weights twice. Exchanged, for each part of the batch: weights gathered
+    twice and gradients scattered once (fsdp), gradients summed (data), activations summed four
+    times a layer (tensor), queries, keys, values and results swapped, forwards and backwards
+    (sequence). Read and written: activations, gathered weights thrice, and the optimizer's state.
     """
-    mesh, chip = config.mesh, topology.chip
-    row, rows = config.corpus.row_length, config.pretrain.batch_rows
-    work = Work(spec, rows, row, 1.0, remat=config.execution.remat, tensor=mesh.tensor)
-    own = rows // (mesh.data * mesh.fsdp) * row  # tokens of a device
+    mesh, chip, training = config.mesh, topology.chip, config.pretrain
+    row, parts, remat = config.corpus.row_length, training.accumulate, config.execution.remat
+    work = Work(spec, training.batch_rows, row, 1.0, remat=remat, tensor=mesh.tensor)
+    own = work.tokens / (mesh.data * mesh.fsdp * mesh.sequence)  # tokens of a device in a step
     parameters = flops.matrix_parameters(spec, language_model=True) / mesh.tensor
     narrow = (spec.heads + 2 * spec.kv_heads) * spec.head_width / mesh.tensor
     inner = spec.feed_forward / mesh.tensor
@@ -145,35 +208,40 @@ def estimate(config: Config, spec: GPTSpec, topology: Topology) -> Candidate:
         "none": whole,
         "dots": 2 * (3 * spec.width + narrow + 2 * inner),
         "block": 2.0 * spec.width,
-    }[config.execution.remat]
+    }[remat]
     memory = (
-        14 * parameters / mesh.fsdp
+        (14 if parts == 1 else 18) * parameters / mesh.fsdp
         + 4 * parameters / spec.layers
-        + own * (spec.layers * kept + 2 * whole)
-        + own * 4 * 3 * 128  # logits, in whole tiles
+        + own / parts * (spec.layers * kept + 2 * whole)
+        + own / parts * 4 * 3 * 128  # logits, in whole tiles
     )
-    rate = chip.link_rate * sum(roofline.links(topology, d) for d in range(len(topology.shape)))
+
+    def among(devices: int) -> float:
+        return (devices - 1) / devices
+
+    links = sum(roofline.links(topology, d) for d in range(len(topology.shape)))
+    summed = 4 * parts * parameters / mesh.fsdp  # bytes of gradients that copies have in common
     sent = (
-        6 * parameters * (mesh.fsdp - 1) / mesh.fsdp
-        + (8 * own * spec.width * spec.layers * 2) * (mesh.tensor - 1) / mesh.tensor
-    )
-    across = mesh.data // topology.slices
-    sent += 4 * parameters / mesh.fsdp * (across - 1) / across
-    compute = work.executed(chip.tile) / (len(topology.devices) * chip.flops)
-    return Candidate(config, memory, max(compute, sent / rate if rate else 0.0))
-
-
-def _mfu(candidate: Candidate, spec: GPTSpec, topology: Topology) -> float:
-    c = candidate.config
-    work = Work(spec, c.pretrain.batch_rows, c.corpus.row_length, 1.0, tensor=c.mesh.tensor)
-    return roofline.mfu(work, topology, candidate.seconds)
-
-
-def _pace(candidate: Candidate, spec: GPTSpec, topology: Topology) -> tuple[float, int, int]:
-    """For sorting: the fastest first; of equally fast ones the smallest batch, the fewest axes."""
-    mesh = candidate.config.mesh
-    return (
-        -round(_mfu(candidate, spec, topology), 2),
-        candidate.config.pretrain.batch_rows,
-        mesh.data * mesh.tensor,
+        6 * parts * parameters * among(mesh.fsdp)
+        + summed * among(mesh.data // topology.slices)
+        + 16 * own * spec.width * spec.layers * among(mesh.tensor)
+        + 4 * own * (narrow + spec.heads * spec.head_width / mesh.tensor)
+        * spec.layers * among(mesh.sequence)
+    )  # fmt: skip
+    across = summed * among(topology.slices) * len(topology.devices) / topology.hosts
+    traffic = (
+        _PASSES * own * spec.layers * whole
+        + 12 * parts * parameters
+        + 28 * parameters / mesh.fsdp
+    )  # fmt: skip
+    return Candidate(
+        config,
+        work,
+        memory,
+        Bound(
+            compute=work.executed(chip.tile) / (len(topology.devices) * chip.flops),
+            memory=traffic / chip.memory_rate,
+            ici=sent / (links * chip.link_rate) if links else 0.0,
+            dcn=across / DCN_BYTES_PER_SECOND,
+        ),
     )

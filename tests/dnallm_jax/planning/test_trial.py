@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import pathlib
 import runpy
 from typing import Any
@@ -96,31 +97,83 @@ def test_what_does_not_fit_says_what_to_change() -> None:
 
 
 def test_a_search_compiles_few_and_takes_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    where, config = made_up("v5e", (2, 4)), recipe()
+    # So short a step that exchanges hold it up: each mesh has an estimate of its own.
+    where, config = made_up("v5e", (2, 4)), recipe(model__heads=4, model__kv_heads=4)
     tried: list[Any] = []
+    configs: list[Any] = []
 
     def assess(built: trial.Step, _: Any) -> trial.Verdict:
         tried.append(built)
         if len(tried) == 1:
             return trial.Verdict(built, where, 1.0, TooLarge(1e12))
-        took = [9.0, 1.0, 2.0][(len(tried) - 2) % 3]
-        bound = trial.Bound(took, 0, 0, 0)
+        took = [40.0, 20.0, 30.0][len(tried) - 2]  # times what the arithmetic needs at its peak
+        bound = trial.Bound(took * built.work.flops / (8 * where.chip.flops), 0, 0, 0)
         return trial.Verdict(built, where, 1.0, Compiled(1, ""), bound=bound)
+
+    def build(built: Any) -> trial.Step:
+        configs.append(built)
+        return step(rows=built.pretrain.batch_rows)
 
     monkeypatch.setattr(trial, "assess", assess)
     said: list[str] = []
     found = search.best(
         config,
+        steps.network(config),
         where,
-        lambda c: step(rows=c.pretrain.batch_rows, remat=c.execution.remat),
+        build,
         compiles=4,
         say=said.append,
     )
     assert len(tried) == 4
-    assert found.verdict.bound
-    assert found.verdict.bound.compute == 1.0
-    assert "does not fit" in said[1]
+    assert found.verdict.step is tried[2]
+    assert found.verdict.mfu == pytest.approx(1 / 20)
+    # What does not fit is followed by something smaller, what fits by another mesh.
+    assert "does not fit: it wants 931.3 GiB" in said[3]
+    fitting = [c.mesh for c in configs[1:]]
+    assert all(one != other for one, other in itertools.combinations(fitting, 2))
+    assert {c.pretrain.batch_rows for c in configs} == {config.pretrain.batch_rows}
     assert any(word.startswith("--config.pretrain.batch_rows=") for word in found.overrides)
+
+
+def test_a_search_ends_where_nothing_promises_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    where, config = made_up("v5e", (2, 4)), recipe()
+    seconds = WORK.flops / (8 * where.chip.flops)  # at the peak
+    monkeypatch.setattr(
+        trial,
+        "assess",
+        lambda built, _: trial.Verdict(
+            built, where, 1.0, Compiled(1, ""), bound=trial.Bound(seconds, 0, 0, 0)
+        ),
+    )
+    said: list[str] = []
+    spec = steps.network(config)
+    search.best(config, spec, where, lambda _: step(), compiles=4, say=said.append)
+    assert [line for line in said if line.startswith("1 of 4")]
+    assert not [line for line in said if line.startswith("2 of 4")]
+    assert said[-1].endswith("the rest promises no more")
+
+
+def test_a_search_keeps_the_batch_where_it_can() -> None:
+    where, config = made_up("v5e", (2, 4)), recipe(pretrain__batch_rows=48)
+    found = list(search.candidates(config, steps.network(config), where))
+    for c in found:
+        training, groups = c.config.pretrain, c.config.mesh.data * c.config.mesh.fsdp
+        each = training.batch_rows // training.accumulate
+        assert each % groups == 0
+        assert training.batch_rows == (each if 48 % each else 48)
+    parts = [c for c in found if c.config.pretrain.accumulate == 6]
+    whole = [c for c in found if c.config.pretrain.batch_rows == 64]
+    assert parts
+    assert whole
+    # Of a part as large, gradients are summed beside it; exchanged, they are six times.
+    one = parts[0]
+    alone = dataclasses.replace(one.config.pretrain, batch_rows=8, accumulate=1)
+    part = search.estimate(
+        dataclasses.replace(one.config, pretrain=alone), steps.network(config), where
+    )
+    assert part.memory < one.memory
+    assert one.bound.ici == pytest.approx(6 * part.bound.ici)
+    assert one.bound.compute == pytest.approx(6 * part.bound.compute)
 
 
 def test_meshes_of_a_search_divide_the_network() -> None:
@@ -129,3 +182,7 @@ def test_meshes_of_a_search_divide_the_network() -> None:
     assert all(m.data % 2 == 0 for m in meshes)
     assert {m.tensor for m in meshes} == {1}  # of one key head
     assert {m.fsdp for m in meshes} == {1, 2, 4, 8, 16}
+    # Rows stay split as asked, among devices of one slice, which share the heads.
+    split = list(search.meshes(SPEC, made_up("v5e", (4, 4), slices=2), sequence=2))
+    assert {(m.data * m.fsdp * m.tensor, m.sequence) for m in split} == {(16, 2)}
+    assert not list(search.meshes(SPEC, made_up("v5e", (4, 4)), sequence=4))
