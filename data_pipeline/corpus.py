@@ -28,6 +28,7 @@ from data_pipeline.tokenizers import Tokenizer, from_spec
 from data_pipeline.writing import IN_PROCESS, CorpusConfig, PackedCorpus, Runner
 
 CODE_VERSION = 4  # raise it when the same sources and options give other rows
+MASK_VERSION = 2  # when they give other rows only where a soft mask is kept; 2: GenBank has none
 POINTER = "corpus.json"
 RECORDS = "records.tsv.gz"
 # Reading one record of an ArrayRecord file takes time in proportion to the records in it, and every
@@ -130,6 +131,7 @@ def build_corpus(options: CorpusOptions, data_dir: str, runner: Runner = IN_PROC
         # Not the folders: the same files elsewhere are the same data.
         "inputs": {split: datasets.contents(described) for split, described in inputs.items()},
         "learned_by": version("tokenizers") if learned else None,
+        **({"mask_version": MASK_VERSION} if options.soft_mask_weight != 1 else {}),
     }
     fingerprint = datasets.fingerprint(identity)
     if datasets.is_whole(data_dir, POINTER, fingerprint):

@@ -18,6 +18,7 @@ def genbank(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
 
     The base number before each line of ORIGIN and the length in LOCUS must fit the bases, so that
     lost lines are noticed. Text before the first LOCUS of a GenBank release file is passed over.
+    Bases come in upper case: the format writes all of them in lower case, which masks nothing.
     """
     rows = _rows(texts, source, line)
     preface = True  # before the first LOCUS
@@ -64,6 +65,8 @@ def _head(locus: bytes, rows: Rows, source: str, first: int) -> tuple[Header, in
         if row[:1] in (b"", b" ", b"\t"):
             if keyword == b"DEFINITION":
                 entry[keyword] += b" " + row.strip()
+            elif not keyword:  # some programs wrap the LOCUS line behind a long name
+                locus += b" " + row.strip()
             continue
         keyword, _, text = row.rstrip().partition(b" ")
         if keyword == b"ORIGIN":
@@ -130,7 +133,7 @@ def _origin(rows: Rows, header: Header, length: int) -> Iterator[bytes]:
                 name,
             )
         letters = b"".join(words[1:])
-        bases = clean(letters, letters, source, line, name)
+        bases = clean(letters, letters, source, line, name).upper()
         seen += len(letters)
         parts.append(bases)
         size += len(bases)

@@ -5,8 +5,8 @@
 
 Format and packing are told from the content. Every malformed input is one UserError that names
 file, record, line, what is wrong and what to do; it comes when the reading reaches the fault, so
-results are whole only once the iteration has ended. Lower case (soft mask) and all IUPAC letters
-are kept, U becomes T, gap characters are left out.
+results are whole only once the iteration has ended. Lower case (soft mask; of GenBank, where it
+means nothing, upper) and all IUPAC letters are kept, U becomes T, gap characters are left out.
 """
 
 import io

@@ -64,8 +64,10 @@ def table(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
             if not name or " " in name:
                 raise mistake(source, number, f"the {id_column} {name!r} is no single word")
             name_of(name.encode(), source, number, id_column)  # no control characters
-            letters = values.pop(SEQUENCE_COLUMN).encode()
-            bases = clean(letters, letters, source, number, name)
+            wrapped = values.pop(SEQUENCE_COLUMN).encode()  # a cell may be wrapped
+            letters = wrapped.replace(b"\n", b"")
+            begins = number - wrapped.count(b"\n")
+            bases = clean(letters, wrapped, source, begins, name)
             words = (f"{key}={'_'.join(value.split())}" for key, value in values.items() if value)
             yield from _blocks(name, " ".join(words), source, number, bases)
     except csv.Error as error:

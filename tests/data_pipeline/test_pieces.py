@@ -90,6 +90,14 @@ def test_planted_fault_the_mask_is_shifted(
         check_mask(found, genomes, 0.1)
 
 
+def test_the_lower_case_of_genbank_masks_nothing(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "x.gb"
+    path.write_text("LOCUS       X1       4 bp    DNA\nORIGIN\n        1 acgt\n//\n")
+    options = CorpusOptions((str(path),), row_length=64, soft_mask_weight=0.25)
+    (row,) = build_corpus(options, str(tmp_path / "d")).source("train")
+    assert row["weights"].tolist() == [1, 1, 1, 1]
+
+
 def test_no_mask_is_stored_without_need(genomes: CorpusOptions, tmp_path: pathlib.Path) -> None:
     found = build_corpus(genomes, str(tmp_path))
     assert set(found.source("train")[0]) == {

@@ -178,19 +178,27 @@ ORIGIN
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_genbank(end: bytes) -> None:
     records = read("x.gbk", GENBANK.replace(b"\n", end))
-    long = b"gagttttatcgcttccatgacgcagaagttaacactttcggatatttctgatgagtcgaaaaattr"
+    long = b"GAGTTTTATCGCTTCCATGACGCAGAAGTTAACACTTTCGGATATTTCTGATGAGTCGAAAAATTR"
     assert records == [
         Record("NC_1.1", "Escherichia phage phiX174, complete genome", long, True, "x.gbk"),
         Record("contig_2_length_23452_cov_14.41234", "", b"ACGT", False, "x.gbk"),
-        Record("A3", "", b"acgt", False, "x.gbk"),
+        Record("A3", "", b"ACGT", False, "x.gbk"),
     ]
+
+
+def test_a_genbank_locus_line_may_be_wrapped() -> None:
+    locus = b"LOCUS       NODE_1_length_1234567890_cov_12.3456789_and_more_words\n            "
+    (record,) = read("x.gb", genbank(locus=locus + b"12 bp    DNA     circular BCT 01-JAN-2026"))
+    assert (record.id, record.bases, record.circular) == ("X1.1", b"ACGTACGTACGT", True)
+    with pytest.raises(UserError, match="LOCUS promises 13 bases, ORIGIN holds 12"):
+        read("x.gb", genbank(locus=locus + b"13 bp    DNA     circular BCT 01-JAN-2026"))
 
 
 def test_the_preface_of_a_genbank_release_file_is_passed_over() -> None:
     preface = (
         b"GBVRL1.SEQ          Genetic Sequence Data Bank\n       February 15 2026\n\n  loci\n\n"
     )
-    assert pairs(read("x.seq", preface + genbank())) == [("X1.1", b"acgtacgtacgt")]
+    assert pairs(read("x.seq", preface + genbank())) == [("X1.1", b"ACGTACGTACGT")]
 
 
 def test_a_fasta_header_may_speak_of_genbank() -> None:

@@ -79,6 +79,16 @@ def test_mistakes_name_the_line(
         list(read_records([written(tmp_path / "t.csv", ",", rows)]))
 
 
+def test_a_sequence_may_be_wrapped_in_its_cell(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b'id,sequence,note\r\na,"ACGT\r\nac \r\nGU",x\r\nb,CC,"two\nlines"\n')
+    found = [(r.id, r.bases, r.description) for r in read_records([str(path)])]
+    assert found == [("a", b"ACGTacGT", "note=x"), ("b", b"CC", "note=two_lines")]
+    path.write_text('id,sequence\na,AC\nb,"ACGT\nAC!T\nAC"\n')
+    with pytest.raises(UserError, match=r"record 'b', line 4: character '!' is not IUPAC DNA"):
+        list(read_records([str(path)]))
+
+
 def test_a_column_twice(tmp_path: pathlib.Path) -> None:
     (tmp_path / "t.csv").write_text("id,sequence,id\na,AC,b\n")
     with pytest.raises(UserError, match="the header has the column 'id' twice"):
