@@ -62,14 +62,26 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **versions}
 
 
+def make_folder(folder: str) -> None:
+    """Makes it, and those above it, unless it is there; UserError when that cannot be done."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as problem:
+        raise UserError(f"{folder}: cannot be made ({problem.strerror})") from problem
+
+
 @contextlib.contextmanager
 def sole_writer(data_dir: str, what: str = "prepare") -> Iterator[None]:
     """Holds the folder against a second writer; the system frees it when the process ends or dies.
 
     Raises UserError when another process is writing there.
     """
-    os.makedirs(data_dir, exist_ok=True)
-    with open(os.path.join(data_dir, ".lock"), "a+") as file:
+    make_folder(data_dir)
+    try:
+        lock = open(os.path.join(data_dir, ".lock"), "a+")  # noqa: SIM115  # closed below
+    except OSError as problem:
+        raise UserError(f"{data_dir}: cannot be written to ({problem.strerror})") from problem
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -158,7 +170,7 @@ def read_pointer(path: str) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except json.JSONDecodeError as error:
         raise UserError(

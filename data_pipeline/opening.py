@@ -42,14 +42,15 @@ ENDINGS = tuple(
 _WEB = ("http://", "https://")
 
 
-def expand(patterns: Sequence[str]) -> list[str]:
+def expand(patterns: Sequence[str], root: str = "") -> list[str]:
     """The single inputs that `patterns` name, in the order given; within one pattern, sorted.
 
-    A pattern is a file, a glob (`**` crosses directories), a directory (searched at every depth for
-    names ending in ENDINGS, hidden ones left out), '@list.txt' (a file of patterns, one a line,
-    relative to the working directory; blank lines and lines with '#' first are skipped), '-', an
-    http(s):// address (with '#sha256=...' or '#md5=...' behind it the download is checked), or a
-    gs:// or s3:// object, glob or, ending in '/', folder. Expanding a result again gives it back.
+    A pattern is a file, a glob (`**` crosses directories), a directory (searched at every depth,
+    links followed, for names ending in ENDINGS, hidden ones left out), '@list.txt' (a file of
+    patterns, one a line; blank lines and lines with '#' first are skipped), '-', an http(s)://
+    address (with '#sha256=...' or '#md5=...' behind it the download is checked), or a gs:// or
+    s3:// object, glob or, ending in '/', folder. Paths, those in lists too, are relative to `root`,
+    by default the working directory. Expanding a result again, without root, gives it back.
 
     Raises UserError for a pattern that matches nothing and for an input named twice.
     """
@@ -57,7 +58,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
         raise TypeError("expand takes a sequence of patterns, not one string")
     inputs: list[str] = []
     known: dict[str, str] = {}
-    for path in itertools.chain.from_iterable(_matches(pattern) for pattern in patterns):
+    for path in itertools.chain.from_iterable(_matches(pattern, root) for pattern in patterns):
         identity = path if _is_remote(path) or path == STDIN else os.path.realpath(path)
         if identity in known:
             same = "" if known[identity] == path else f" (it is the same file as {known[identity]})"
@@ -91,7 +92,7 @@ def read_bytes(path: str) -> Iterator[bytes]:
     their checksum or are followed by something else. The error comes when the damage is reached:
     what was yielded before is not the whole file.
     """
-    raw = _gather(_raw_blocks(path))
+    raw = _gather(raw_blocks(path))
     first = next(raw, b"")
     packing = next((p for p in _PACKINGS if first.startswith(p.magic)), None)
     if packing is None:
@@ -109,7 +110,7 @@ def _is_remote(path: str) -> bool:
     return path.startswith((*_WEB, *CLOUD))
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: str, root: str) -> list[str]:
     if pattern == STDIN:
         return [STDIN]
     if pattern.startswith(_WEB):
@@ -122,7 +123,8 @@ def _matches(pattern: str) -> list[str]:
             f"{pattern}: unknown kind of address; http://, https://, gs:// and s3:// are read"
         )
     if pattern.startswith("@"):
-        return _listed(pattern[1:])
+        return _listed(os.path.join(root, pattern[1:]), root)
+    pattern = pattern and os.path.join(root, pattern)
     if os.path.isdir(pattern):
         return _folder(pattern)
     if os.path.exists(pattern):
@@ -143,8 +145,13 @@ def _folder(folder: str) -> list[str]:
         ) from problem
 
     files: list[str] = []
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    known = set()  # folders, that a link to one of them does not lead round in circles
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(place)) in known:
+            folders.clear()
+            continue
+        known.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [
             os.path.join(place, name)
             for name in names
@@ -158,7 +165,7 @@ def _folder(folder: str) -> list[str]:
     return sorted(files)
 
 
-def _listed(path: str) -> list[str]:
+def _listed(path: str, root: str) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             rows = [row.strip() for row in file]
@@ -175,7 +182,7 @@ def _listed(path: str) -> list[str]:
         if row.startswith("@"):
             raise UserError(f"{path}, line {number}: a list inside a list; name its files here")
         try:
-            inputs += _matches(row)
+            inputs += _matches(row, root)
         except UserError as problem:
             raise UserError(f"{path}, line {number}: {problem}") from problem
     if not inputs:
@@ -186,8 +193,11 @@ def _listed(path: str) -> list[str]:
 # --- opening --------------------------------------------------------------------------------------
 
 
-def _raw_blocks(path: str) -> Iterator[bytes]:
-    """The content as it lies there, in blocks of 1 to BLOCK bytes."""
+def raw_blocks(path: str) -> Iterator[bytes]:
+    """The content of an input as it lies there, in blocks of 1 to BLOCK bytes.
+
+    UserError when it cannot be read.
+    """
     if path == STDIN:
         if sys.stdin.isatty():
             raise UserError("standard input is a terminal; pipe a file into it or name the file")
@@ -195,7 +205,7 @@ def _raw_blocks(path: str) -> Iterator[bytes]:
     if path.startswith(_WEB):
         return _web_blocks(path)
     if path.startswith(CLOUD):
-        return cloud_blocks(path)
+        return _cloud_blocks(path)
     return _blocks(functools.partial(_open_file, path), path)
 
 
@@ -239,11 +249,7 @@ def _cloud_matches(uri: str) -> list[str]:
     return sorted(scheme + path.split("://")[-1].lstrip("/") for path in found)
 
 
-def cloud_blocks(uri: str) -> Iterator[bytes]:
-    """The object at a gs:// or s3:// address as it lies there, in blocks of 1 to BLOCK bytes.
-
-    UserError when it cannot be read.
-    """
+def _cloud_blocks(uri: str) -> Iterator[bytes]:
     system, name = filesystem(uri)
     try:
         with system.open(name, "rb") as file:

@@ -3,19 +3,19 @@
 import hashlib
 import os
 import posixpath
-import shutil
-import sys
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from data_pipeline.buckets import CLOUD
+from data_pipeline.datasets import make_folder
 from data_pipeline.download import download, split_checksum
-from data_pipeline.opening import cloud_blocks, expand
+from data_pipeline.errors import UserError
+from data_pipeline.opening import expand, raw_blocks
 
 _WEB = ("http://", "https://")
 
 
-def saved(patterns: Sequence[str], folder: str) -> tuple[str, ...]:
+def saved(patterns: Sequence[str], folder: str, root: str = "") -> tuple[str, ...]:
     """What the patterns of `opening.expand` name, with "-" and what is elsewhere saved in `folder`.
 
     An address (web, gs://, s3://) is fetched once: to have a file again, delete it there. Standard
@@ -23,23 +23,29 @@ def saved(patterns: Sequence[str], folder: str) -> tuple[str, ...]:
     in `download`.
     """
     paths = []
-    for path in expand(patterns) if patterns else []:
+    for path in expand(patterns, root) if patterns else []:
         if path == "-" or path.startswith((*_WEB, *CLOUD)):
-            os.makedirs(folder, exist_ok=True)
+            make_folder(folder)
             source, path = path, os.path.join(folder, _name(path))
-            if source == "-":
-                with open(f"{path}.partial", "wb") as file:
-                    shutil.copyfileobj(sys.stdin.buffer, file)
-                os.replace(f"{path}.partial", path)
-            elif not os.path.exists(path):
-                if source.startswith(CLOUD):
-                    with open(f"{path}.partial", "wb") as file:
-                        file.writelines(cloud_blocks(source))
-                else:
+            if source == "-" or not os.path.exists(path):
+                if source.startswith(_WEB):
                     download(source, f"{path}.partial")
+                else:
+                    _write(raw_blocks(source), f"{path}.partial")
                 os.replace(f"{path}.partial", path)
         paths.append(path)
     return tuple(paths)
+
+
+def _write(blocks: Iterable[bytes], path: str) -> None:
+    try:
+        with open(path, "wb") as file:
+            file.writelines(blocks)
+    except OSError as problem:  # what cannot be read is a UserError already
+        raise UserError(
+            f"{path}: cannot be written ({problem.strerror}); free some space, or choose another "
+            "--workdir"
+        ) from problem
 
 
 def _name(source: str) -> str:

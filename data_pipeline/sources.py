@@ -128,10 +128,7 @@ def fetch(
     not be fetched; the same command then tries those again.
     """
     options.check()
-    try:
-        os.makedirs(os.path.join(folder, "sources"), exist_ok=True)
-    except OSError as problem:
-        raise UserError(f"{folder}: cannot be made ({problem.strerror})") from problem
+    datasets.make_folder(os.path.join(folder, "sources"))
     with datasets.sole_writer(folder, "fetch"):
         _claim(folder, options.identity())
         choice = _choose(options, folder, report)

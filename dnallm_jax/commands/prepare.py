@@ -2,9 +2,11 @@
 python main.py prepare --inspect --workdir=DIR
 
 Reads the genomes named by config.corpus into a TFDS data set of packed rows (DIR/data/corpus) and
-the labelled records named by config.contigs into a second one (DIR/data/contigs). Paths are
-relative to config.root; addresses (http, gs://, s3://) and - (standard input) are saved in
-DIR/data/downloads first. What is there already and of the same identity is kept.
+the labelled records named by config.contigs into a second one (DIR/data/contigs). A source is a
+file, a folder, a glob, @list.txt (one a line), an address (http, gs://, s3://) or - (standard
+input); the last two are saved in DIR/data/downloads first. Several are written
+--config.corpus.sources="('genomes/','more/*.fa.gz')". Paths, those in lists too, are relative to
+config.root. What is there already and of the same identity is kept.
 
 --workers=N writes the corpus in N processes, --beam_pipeline_options=runner=NAME,... through Apache
 Beam (an environment of its own: requirements-beam.txt; runner=FnApiRunner is a local one). The rows
@@ -41,6 +43,11 @@ def run(arguments: list[str]) -> None:
     config, workdir = common.config(), common.workdir(bucket=True)
     if flags.FLAGS.beam_pipeline_options and flags.FLAGS.workers > 1:
         raise UserError("--workers and --beam_pipeline_options are both given; choose one of them")
+    if not (config.corpus.sources or config.contigs.train):
+        raise UserError(
+            "neither config.corpus.sources nor config.contigs.train names a file, so there is "
+            "nothing to prepare; for example --config.corpus.sources=genomes/*.fa.gz"
+        )
 
     from data_pipeline import buckets, describing
     from data_pipeline.contigs import ContigsOptions, build_contigs
@@ -49,8 +56,7 @@ def run(arguments: list[str]) -> None:
     from dnallm_jax.config import tokenizer_spec
 
     def rooted(patterns: tuple[str, ...]) -> tuple[str, ...]:
-        paths = [p if p == "-" or "://" in p else os.path.join(config.root, p) for p in patterns]
-        return saved(paths, buckets.local(str(workdir / "data" / "downloads")))
+        return saved(patterns, buckets.local(str(workdir / "data" / "downloads")), config.root)
 
     # In a bucket, they are made on this machine's disk and then copied.
     corpus_dir, contigs_dir = str(workdir / common.CORPUS), str(workdir / common.CONTIGS)

@@ -64,6 +64,27 @@ def test_folders_are_searched_for_names_of_sequence_files() -> None:
     assert expand(["d/"]) == good
 
 
+def test_links_to_folders_are_followed_but_not_in_circles() -> None:
+    put("d/a.fa", "far/c.fa", "far/deep/e.fa")
+    pathlib.Path("d/link").symlink_to("../far")
+    pathlib.Path("far/deep/round").symlink_to("../../d")
+    pathlib.Path("d/same").symlink_to("../far/deep")
+    assert expand(["d"]) == ["d/a.fa", "d/link/c.fa", "d/link/deep/e.fa"]
+
+
+def test_paths_and_lists_are_relative_to_a_root() -> None:
+    put("r/a.fa", "r/b.fa", "r/g/x.fa", "b.fa")
+    put("r/l.txt", content=b"b.fa\ng\nhttps://x.org/y.fa\n")
+    root = str(pathlib.Path("r").absolute())
+    found = expand(["@l.txt", "a.*", "-"], root)
+    local = [f"{root}/{name}" for name in ("b.fa", "g/x.fa")]
+    assert found == [*local, "https://x.org/y.fa", f"{root}/a.fa", "-"]
+    assert expand(found) == found
+    assert expand(["b.fa", f"{root}/a.fa"], "r") == ["r/b.fa", f"{root}/a.fa"]
+    with pytest.raises(UserError, match="^'': no such file"):
+        expand([""], "r")
+
+
 def test_lists() -> None:
     put("a.fa", "b.fa", "g/x.fa", "g/y.fa")
     put("l.txt", content=b"\xef\xbb\xbf# comment\r\nb.fa\r\n\r\n g \n*.fq\n")

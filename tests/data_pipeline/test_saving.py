@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import types
 
 import pytest
 
@@ -48,6 +47,22 @@ def test_what_is_broken_off_has_no_name(
 
 def test_standard_input(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in (b">a\nACGT\n", b">b\nGG\n"):
-        monkeypatch.setattr(saving.sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(text)))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
         (path,) = saved(["-"], str(tmp_path))
         assert pathlib.Path(path).read_bytes() == text
+
+
+def test_a_terminal_is_not_waited_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b""))
+    piped.isatty = lambda: True  # type: ignore[method-assign]  # a planted terminal
+    monkeypatch.setattr("sys.stdin", piped)
+    with pytest.raises(UserError, match="standard input is a terminal"):
+        saved(["-"], str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/d: cannot be made"):
+        saved(["-"], str(tmp_path / "file" / "d"))

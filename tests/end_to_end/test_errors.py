@@ -101,6 +101,18 @@ LATE = {
     "duplicate ids in prepare": Mistake(
         "prepare --config=recipe.py --workdir={new}", ["twice.fa: record 'a', line 3", "line 1"]
     ),
+    "prepare in a file": Mistake(
+        "prepare --config=recipe.py --config.corpus.sources=good.fa --workdir=good.fa/x",
+        ["good.fa/x", "cannot be made (Not a directory)"],
+    ),
+    "nothing to prepare": Mistake(
+        "prepare --config=recipe.py --config.corpus.sources=() --workdir={new}",
+        ["config.corpus.sources", "config.contigs.train", "nothing to prepare"],
+    ),
+    "a list of files": Mistake(
+        "prepare --config=recipe.py --config.corpus.sources=@blank.fa --workdir={new}",
+        ["blank.fa: the list names no file"],
+    ),
     "nothing prepared": Mistake(
         "evaluate --config=recipe.py --workdir={new}", ["contigs.json: no such file", "run prepare"]
     ),
