@@ -38,6 +38,7 @@ class Assembly:
     genus: str = UNKNOWN
     family: str = UNKNOWN
     phylum: str = UNKNOWN
+    licence: str = UNKNOWN  # in one word, of the source
     host: str = UNKNOWN  # of a virus, as the taxonomy names it, e.g. "vertebrates,human"
 
     @property
@@ -81,6 +82,7 @@ def describe(assembly: Assembly, title: str) -> str:
         "species_taxid": assembly.species_taxid,
         "date": assembly.date,
         **({"host": assembly.host} if virus else {}),
+        "licence": assembly.licence,
         "title": title,
     }
     return " ".join(f"{key}={'_'.join(value.split()) or UNKNOWN}" for key, value in words.items())

@@ -27,11 +27,13 @@ from data_pipeline.errors import UserError
 
 Item = TypeVar("Item")
 
+ADDRESS = ".address"
+"""Ending of the file beside a source that was fetched, which says from where."""
 LIBRARIES = ("numpy", "tensorflow-datasets", "array_record")
 
 
 def describe_sources(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Path, size in bytes and sha256 of each file, in the order given."""
+    """Path, size in bytes and sha256 of each file, in the order given; of one fetched the address."""
     described = []
     for path in paths:
         if not os.path.isfile(path):
@@ -41,7 +43,11 @@ def describe_sources(paths: Sequence[str]) -> list[dict[str, Any]]:
             )
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        described.append({"path": path, "bytes": os.path.getsize(path), "sha256": digest})
+        about = {"path": path, "bytes": os.path.getsize(path), "sha256": digest}
+        if os.path.isfile(path + ADDRESS):
+            with open(path + ADDRESS, encoding="utf-8") as file:
+                about["address"] = file.read()
+        described.append(about)
     return described
 
 

@@ -26,6 +26,7 @@ from data_pipeline.streaming import WebStream
 
 BASE_URL = "https://data.gtdb.ecogenomic.org/releases/latest"
 LICENCE = "GTDB: CC BY-SA 4.0; the genomes come from INSDC and RefSeq, without restrictions on use"
+LICENCE_WORD = "CC-BY-SA-4.0"
 DOMAINS = ("bac120", "ar53")
 CHECKSUMS = "MD5SUM.txt"
 
@@ -98,6 +99,7 @@ def candidates(table: str, base_url: str, left: Counter[str]) -> Iterator[Assemb
             genus=ranks.get("g") or UNKNOWN,
             family=ranks.get("f") or UNKNOWN,
             phylum=ranks.get("p") or UNKNOWN,
+            licence=LICENCE_WORD,
         )
 
 

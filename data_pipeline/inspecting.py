@@ -37,6 +37,8 @@ def inspection(data: Corpus | Contigs, *, rows: int = 3) -> Iterator[str]:
     files = [file for split in data.manifest["inputs"].values() for file in split]
     for file in [*files, *data.manifest.get("tables", [])]:
         yield f"  source      {file['path']}  {file['bytes']:,} bytes  sha256 {file['sha256']}"
+        if "address" in file:
+            yield f"  {'':<11} from {file['address']}"
     for licence, count in sorted(licences(data).items()):
         yield f"  licence     {licence}: {count:,} records"
     versions = (f"{name} {version}" for name, version in data.manifest["libraries"].items())

@@ -24,6 +24,7 @@ from data_pipeline.reading import read_records
 
 BASE_URL = "https://ftp.ncbi.nlm.nih.gov"
 LICENCE = "NCBI places no restrictions on the use or distribution of RefSeq data"
+LICENCE_WORD = "NCBI-unrestricted"
 GROUPS = {"refseq-viral": "viral", "refseq-bacteria": "bacteria", "refseq-archaea": "archaea"}
 TAXONOMY = "pub/taxonomy/new_taxdump/new_taxdump.tar.gz"
 
@@ -99,6 +100,7 @@ def _assembly(row: dict[str, str], preset: str, base_url: str) -> Assembly:
             -int("".join(filter(str.isdigit, date)) or 0),
             row["assembly_accession"],
         ),
+        licence=LICENCE_WORD,
     )
 
 

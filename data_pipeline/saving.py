@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Iterable, Sequence
 
 from data_pipeline.buckets import CLOUD
-from data_pipeline.datasets import make_folder
+from data_pipeline.datasets import ADDRESS, make_folder
 from data_pipeline.download import download, split_checksum
 from data_pipeline.errors import UserError
 from data_pipeline.opening import expand, raw_blocks
@@ -19,8 +19,8 @@ def saved(patterns: Sequence[str], folder: str, root: str = "") -> tuple[str, ..
     """What the patterns of `opening.expand` name, with "-" and what is elsewhere saved in `folder`.
 
     An address (web, gs://, s3://) is fetched once: to have a file again, delete it there. Standard
-    input is saved anew each time. A file appears under its name only when it is whole; UserError as
-    in `download`.
+    input is saved anew each time. A file appears under its name only when it is whole, that of an
+    address beside one with the ending ADDRESS which tells it; UserError as in `download`.
     """
     paths = []
     for path in expand(patterns, root) if patterns else []:
@@ -32,6 +32,8 @@ def saved(patterns: Sequence[str], folder: str, root: str = "") -> tuple[str, ..
                     download(source, f"{path}.partial")
                 else:
                     _write(raw_blocks(source), f"{path}.partial")
+                if source != "-":
+                    _write([source.encode()], f"{path}{ADDRESS}")
                 os.replace(f"{path}.partial", path)
         paths.append(path)
     return tuple(paths)

@@ -39,7 +39,7 @@ from data_pipeline.taxonomy import read_taxonomy
 GTDB = "gtdb"
 PRESETS = (*refseq.GROUPS, GTDB)
 ONE_PER = ("species", "genus", "none")
-FORMAT = 1  # raise it when the same options write other files
+FORMAT = 2  # raise it when the same options write other files
 MOST_FAILURES = 20  # genomes that may fail before a run is given up
 
 MANIFEST, SUMMARY, OPTIONS, JOURNAL = "manifest.tsv", "fetch.json", "options.json", "fetched.jsonl"

@@ -3,8 +3,9 @@
 Fetches public genomes for pre-training: refseq-viral, refseq-bacteria, refseq-archaea (one
 assembly a species) or gtdb (one representative a genus). Every file is verified; run again, it goes
 on where it was. DIR/manifest.tsv says what came and what was left out, and why; then let
-config.corpus.sources name DIR/genomes. Viruses of eukaryotes, and of unknown host, are left out
-unless asked for.
+config.corpus.sources name DIR/genomes, and let config.corpus.cluster_key=cluster keep a genome's
+segments and relatives on one side of a split. Viruses of eukaryotes, and of unknown host, are left
+out unless asked for.
 
   --one_per=species|genus|none               how many genomes of relatives
   --assembly_levels="Complete Genome,..."    RefSeq: which assemblies

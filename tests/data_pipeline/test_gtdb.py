@@ -79,6 +79,7 @@ def test_one_representative_per_genus(mirror: Mirror, tmp_path: pathlib.Path) ->
         "organism": "Ga_b",
         "species_taxid": "7",
         "date": "2021-02-03",
+        "licence": "CC-BY-SA-4.0",
         "title": "contig_1",
     }
     row = manifest(tmp_path)["GCF_000000024.1"]

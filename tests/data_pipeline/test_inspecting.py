@@ -25,6 +25,7 @@ def write(path: pathlib.Path, lengths: list[int], seed: int) -> str:
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("work")
     train = write(folder / "train.fa", [90, 700, 1_000, 40_000, *[30] * 6], 1)
+    (folder / "train.fa.address").write_text("https://host/train.fa")
     fresh = write(folder / "fresh.fa", [200, 300], 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "MARKOV_ORDERS", range(2))
@@ -54,6 +55,7 @@ def test_the_command_shows_both(workdir: pathlib.Path, capsys: pytest.CaptureFix
     for manifest in manifests:
         assert manifest["fingerprint"] in text
         assert manifest["inputs"]["train"][0]["sha256"] in text
+    assert "from https://host/train.fa" in text
     assert "licence     CC0: 12 records" in text  # of the corpus; contigs keep no headers
     assert text.count("licence") == 1
     bases = (workdir / "train.fa").read_text().split("\n")[1]

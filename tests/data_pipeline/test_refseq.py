@@ -93,7 +93,7 @@ def test_viruses_of_prokaryotes_are_fetched(mirror: Mirror, tmp_path: pathlib.Pa
     words = (
         "group=phage label=1 virus=1 cluster=species-102 genome=GCF_000000003.1 "
         "family=Segmentoviridae genus=- phylum=- organism=Organism_102 species_taxid=102 "
-        "date=2019-03-04 host=archaea,bacteria"
+        "date=2019-03-04 host=archaea,bacteria licence=NCBI-unrestricted"
     )
     long = letters(161, 3)
     assert gzip.decompress(file.read_bytes()).decode() == (
@@ -243,7 +243,7 @@ def test_bacteria_and_archaea(mirror: Mirror, tmp_path: pathlib.Path) -> None:
     assert fields(first.description)["genome"] == fields(second.description)["genome"]
     assert second.description == (
         "group=bacteria label=0 virus=0 cluster=Gb genome=GCF_000000055.1 family=Fb genus=Gb "
-        "phylum=Pa organism=Organism_503 species_taxid=503 date=2020-01-02 title=plasmid_p"
+        "phylum=Pa organism=Organism_503 species_taxid=503 date=2020-01-02 licence=NCBI-unrestricted title=plasmid_p"
     )
     assert refused(mirror, tmp_path / "x", preset="refseq-bacteria", assembly_levels=("Full",)) == (
         "DIR/sources/assembly_summary.txt: no assembly_level is 'Full'; it names 'Chromosome', "

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from data_pipeline import saving
+from data_pipeline.datasets import describe_sources
 from data_pipeline.errors import UserError
 from data_pipeline.saving import saved
 
@@ -29,6 +30,9 @@ def test_files_stay_and_addresses_are_saved_once(
     assert all(path.endswith("g.fa") for path in first[1:])
     assert saved(patterns, str(tmp_path / "d")) == first
     assert asked == patterns[1:]
+    own_file, *fetched = describe_sources(first)
+    assert "address" not in own_file
+    assert [about["address"] for about in fetched] == patterns[1:]
     assert saved((), str(tmp_path / "d")) == ()
 
 
