@@ -33,7 +33,7 @@ LIBRARIES = ("numpy", "tensorflow-datasets", "array_record")
 
 
 def describe_sources(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Path, size in bytes and sha256 of each file, in the order given; of one fetched the address."""
+    """Path, bytes and sha256 of each file, in the order given; of one fetched also the address."""
     described = []
     for path in paths:
         if not os.path.isfile(path):

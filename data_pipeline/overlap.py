@@ -7,19 +7,17 @@ refused when a near-copy is longer than such genes, or when near-copies hold mor
 of the split.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipeline import splits
 from data_pipeline.errors import UserError
-from data_pipeline.reading import Record
-from data_pipeline.records import IdSet, Measured
-from data_pipeline.survey import Survey, chosen
+from data_pipeline.records import Measured
+from data_pipeline.survey import Survey, stretches
 
 LONGEST_SHARED_GENE = 12_000  # bases; ribosomal RNA operons take 5,000 to 9,000
 MOST_COPIED = 0.05  # of the k-mers of a split
 MAX_HASHES = 1 << 23  # of train: 300 Mbp are sampled one in 64, five hashes for 300 bases
-_STRETCH = 1 << 22  # letters of train in memory at once
 
 
 def overlap(
@@ -29,8 +27,8 @@ def overlap(
 ) -> dict[str, Any]:
     """The leakage table of each split but train, JSON-able: see `splits.Leakage.summary`.
 
-    Reads train once, in bounded memory, and the other splits record by record. `files` are those
-    that were surveyed; a split without files was cut from train's.
+    Reads each split once, in memory that no record's length adds to. `files` are those that were
+    surveyed; a split without files was cut from train's.
 
     Raises UserError for a split of near-copies, naming one and the train record it is nearest to.
     """
@@ -38,21 +36,26 @@ def overlap(
     if not held_out:
         return {}
     train = files["train"], found.of("train").ids
-    letters = found.of("train").bases
-    seen = splits.kmer_set(_stretches(*train), letters=letters, max_hashes=MAX_HASHES)
+    # Of a sample that is right for train, a much longer record of another split might not fit.
+    letters = max(
+        found.of("train").bases, *(int(found.of(s).column("length").max()) for s in held_out)
+    )
+    seen = splits.kmer_set(stretches(*train), letters=letters, max_hashes=MAX_HASHES)
     tables = {}
     for split in held_out:
         own = {record.id: record for record in found.of(split)}
         paths = files.get(split, files["train"])
         labels = {record_id: label(record) for record_id, record in own.items()}
-        leak = splits.leakage(seen, _whole(paths, labels), labels)
+        leak = splits.leakage(seen, stretches(paths, labels), labels)
         worst = max(leak.copies, key=lambda record_id: own[record_id].length, default="")
         if worst and (
             own[worst].length > LONGEST_SHARED_GENE
             or sum(leak.copies.values()) > MOST_COPIED * leak.kmers
         ):
-            record = next(_whole(paths, {worst}))
-            nearest, share = splits.nearest(record, _stretches(*train))
+            copy = splits.kmer_set(
+                stretches(paths, {worst}), letters=own[worst].length, max_hashes=MAX_HASHES
+            )
+            nearest, share = splits.nearest(copy, stretches(*train))
             raise UserError(
                 f"{own[worst].source}: record {worst} ({split}) is a near-copy of the training "
                 f"data, which holds half of its {splits.K}-mers or more (record {nearest} alone "
@@ -61,18 +64,3 @@ def overlap(
             )
         tables[split] = leak.summary()
     return tables
-
-
-def _whole(paths: Sequence[str], ids: Collection[str] | IdSet) -> Iterator[Record]:
-    """The records with these ids."""
-    for stretch in chosen(paths, ids, 1 << 62):
-        yield Record(stretch.record_id, "", stretch.bases)
-
-
-def _stretches(paths: Sequence[str], ids: Collection[str] | IdSet) -> Iterator[Record]:
-    """The records with these ids in stretches that lose no k-mer."""
-    before = b""
-    for stretch in chosen(paths, ids, _STRETCH):
-        bases = before + stretch.bases if stretch.start else stretch.bases
-        yield Record(stretch.record_id, "", bases)
-        before = bases[-(splits.K - 1) :]

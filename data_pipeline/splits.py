@@ -12,6 +12,7 @@ handful of hashes, one in common is enough to link: the error is on the side of 
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,10 +39,11 @@ def cluster(
 ) -> dict[str, str]:
     """Name of each record's cluster, by id: the smallest id in it, in whatever order they come.
 
-    Records are read once and may be a generator. Memory: about 30 bytes for each hash kept, at most
-    `max_hashes` of them unless records of about 1,000 letters or less alone exceed that; plus,
-    while a record is read, two bytes for each of its letters. Records without a whole 21-mer stay
-    alone. Raises ValueError for two records of one id.
+    Records are read once and may be a generator, and each may come in stretches, one after the
+    other, that overlap by K - 1 letters. Memory: about 30 bytes for each hash kept, at most
+    `max_hashes` of them unless records of about 1,000 letters or less alone exceed that; plus two
+    bytes for each letter of a stretch. Records without a whole 21-mer stay alone. Raises ValueError
+    for an id that comes again after another.
     """
     ids, sketches, levels = _sketch_all(records, max_hashes)
     roots = _linked(sketches, levels, min_containment)
@@ -171,20 +173,21 @@ def leakage(
     """Share of the test records' canonical 21-mers that occur in the train records, by label.
 
     `labels` maps test ids to the label a row is made for (one row, "all", without). Each record is
-    compared at the scale of `train`.
+    compared at the scale of `train`; it may come in stretches, as in `cluster`.
     """
     totals: dict[str, list[int]] = {}
     linked: list[str] = []
     copies: dict[str, int] = {}
-    for record in test:
-        hashes = _hashes(kmers.base_codes(record.bases), train.level)
+    for name, stretches in itertools.groupby(test, key=lambda record: record.id):
+        parts = [_hashes(kmers.base_codes(part.bases), train.level) for part in stretches]
+        hashes = _sorted_distinct(parts) if len(parts) > 1 else parts[0]
         shared = int(np.count_nonzero(train.contains(hashes)))
         related = shared > 0 and shared >= MIN_CONTAINMENT * len(hashes)
         if related:
-            linked.append(record.id)
+            linked.append(name)
         if shared > 0 and shared >= NEAR_COPY * len(hashes):
-            copies[record.id] = len(hashes)
-        label = "all" if labels is None else str(labels[record.id])
+            copies[name] = len(hashes)
+        label = "all" if labels is None else str(labels[name])
         row = totals.setdefault(label, [0, 0, 0, 0])
         for i, value in enumerate((1, len(hashes), shared, int(related))):
             row[i] += value
@@ -192,12 +195,11 @@ def leakage(
     return Leakage(rows, tuple(linked), copies, 1 << train.level)
 
 
-def nearest(record: "Record", train: Iterable["Record"]) -> tuple[str, float]:
-    """The train record that holds most of a record's 21-mers, and the share it holds.
+def nearest(own: KmerSet, train: Iterable["Record"]) -> tuple[str, float]:
+    """The train record that holds most of these 21-mers, and the share it holds.
 
-    A train record may come in stretches, one after the other.
+    A train record may come in stretches, as in `cluster`.
     """
-    own = KmerSet(0, _hashes(kmers.base_codes(record.bases), 0))
     best, most = "", 0.0
     found, name = np.zeros(len(own.hashes), bool), ""
     for stretch in train:
@@ -263,15 +265,22 @@ def _sketch_all(
     """
     ids: dict[str, int] = {}  # to the number of k-mers
     sketches: list[np.ndarray] = []
-    cap, held, longest = 0, 0, 0
+    cap, held, longest, name = 0, 0, 0, None
     for record in records:
-        if record.id in ids:
-            raise ValueError(f"two records are named {record.id!r}")
-        n_kmers = ids[record.id] = max(len(record.bases) - K + 1, 0)
+        if record.id != name:
+            if record.id in ids:
+                raise ValueError(f"two records are named {record.id!r}")
+            name = record.id
+            ids[name] = 0
+            sketches.append(np.zeros(0, np.uint64))
+        n_kmers = ids[name] = ids[name] + max(len(record.bases) - K + 1, 0)
         longest = max(longest, n_kmers)
         level = _level(n_kmers, max(cap, _least_level(n_kmers, max_hashes)))
-        sketches.append(_hashes(kmers.base_codes(record.bases), level))
-        held += len(sketches[-1])
+        before, own = sketches[-1], _hashes(kmers.base_codes(record.bases), level)
+        if len(before):  # of the stretches before, perhaps at a finer scale
+            own = _sorted_distinct([before[: _below(before, level)], own])
+        sketches[-1] = own
+        held += len(own) - len(before)
         while cap < _least_level(longest, max_hashes) or (
             held > max_hashes and _level(longest, cap) == cap
         ):

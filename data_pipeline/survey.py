@@ -16,11 +16,12 @@ from data_pipeline.duplicates import (
     refuse_shared_sequences,
 )
 from data_pipeline.errors import UserError
-from data_pipeline.reading import fields, read_blocks, read_records
+from data_pipeline.reading import Record, fields, read_blocks
 from data_pipeline.records import Collected, IdSet, Measured, Records
 from data_pipeline.tokenizers import C, G, N, Nucleotide
 
 _STEP = 1 << 17  # letters measured at once, so that they stay in a processor's cache
+_STRETCH = 1 << 22  # letters in memory at once, where k-mers are counted
 TABLE_COLUMNS = (
     *("id", "length", "split", "cluster", "group", "source"),
     *("ambiguous", "gc", "description"),
@@ -168,6 +169,15 @@ def chosen(
             return
 
 
+def stretches(files: Sequence[str], ids: Collection[str] | IdSet) -> Iterator[Record]:
+    """The records with these ids in stretches that lose no k-mer, for `splits`."""
+    before = b""
+    for stretch in chosen(files, ids, _STRETCH):
+        bases = before + stretch.bases if stretch.start else stretch.bases
+        yield Record(stretch.record_id, "", bases)
+        before = bases[-(splits.K - 1) :]
+
+
 def summary(records: Records) -> dict[str, Any]:
     """JSON-able counts of some records: how many, bases, clusters, share of N, GC, groups."""
     names = records.names["group"]
@@ -216,7 +226,7 @@ def _divided(
     """The same records, those of "train" with clusters, and some of them put into "validation"."""
     if not cluster_key:
         ids = records.of("train").ids
-        found = splits.cluster(record for record in read_records(files) if record.id in ids)
+        found = splits.cluster(stretches(files, ids))
         records = records.renamed(
             "cluster", (found[r.id] if r.split == "train" else r.cluster for r in records)
         )

@@ -81,7 +81,7 @@ def test_paths_and_lists_are_relative_to_a_root() -> None:
     assert found == [*local, "https://x.org/y.fa", f"{root}/a.fa", "-"]
     assert expand(found) == found
     assert expand(["b.fa", f"{root}/a.fa"], "r") == ["r/b.fa", f"{root}/a.fa"]
-    with pytest.raises(UserError, match="^'': no such file"):
+    with pytest.raises(UserError, match=r"^'': no such file"):
         expand([""], "r")
 
 

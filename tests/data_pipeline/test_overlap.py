@@ -7,6 +7,7 @@ import pytest
 
 from data_pipeline import corpus as corpus_room
 from data_pipeline import describing, overlap, splits
+from data_pipeline import survey as survey_room
 from data_pipeline.contigs import ContigsOptions, build_contigs
 from data_pipeline.corpus import CorpusOptions, build_corpus
 from data_pipeline.errors import UserError
@@ -61,14 +62,25 @@ def test_stretches_of_train_lose_no_kmer(
 ) -> None:
     own = [FRESH[0] + TRAIN[1][:5_000], FRESH[1]]
     whole = tables(tmp_path, own)
-    monkeypatch.setattr(overlap, "_STRETCH", 1_000)
+    monkeypatch.setattr(survey_room, "_STRETCH", 1_000)
     assert tables(tmp_path, own) == whole
     # The planted fault: what a stretch takes over from the one before is forgotten.
-    chosen = overlap.chosen
+    chosen = survey_room.chosen
     monkeypatch.setattr(
-        overlap, "chosen", lambda *args: (s._replace(start=0) for s in chosen(*args))
+        survey_room, "chosen", lambda *args: (s._replace(start=0) for s in chosen(*args))
     )
     assert tables(tmp_path, own) != whole
+
+
+def test_a_long_record_is_compared_by_a_sample(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is, and however short train: memory does not grow with it."""
+    monkeypatch.setattr(overlap, "MAX_HASHES", 10_000)
+    (table,) = tables(tmp_path, [dna(200_000), FRESH[0]]).values()
+    assert table["scale"] == 32
+    with pytest.raises(UserError, match=r"record v0 .* \(record t0 alone 7.%\)"):
+        tables(tmp_path, [TRAIN[0] * 12 + dna(5_000)])
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.01])

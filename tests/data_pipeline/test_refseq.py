@@ -243,7 +243,8 @@ def test_bacteria_and_archaea(mirror: Mirror, tmp_path: pathlib.Path) -> None:
     assert fields(first.description)["genome"] == fields(second.description)["genome"]
     assert second.description == (
         "group=bacteria label=0 virus=0 cluster=Gb genome=GCF_000000055.1 family=Fb genus=Gb "
-        "phylum=Pa organism=Organism_503 species_taxid=503 date=2020-01-02 licence=NCBI-unrestricted title=plasmid_p"
+        "phylum=Pa organism=Organism_503 species_taxid=503 date=2020-01-02 "
+        "licence=NCBI-unrestricted title=plasmid_p"
     )
     assert refused(mirror, tmp_path / "x", preset="refseq-bacteria", assembly_levels=("Full",)) == (
         "DIR/sources/assembly_summary.txt: no assembly_level is 'Full'; it names 'Chromosome', "

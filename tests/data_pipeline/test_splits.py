@@ -112,6 +112,32 @@ def test_thinned_sketches_find_the_same_clusters_in_any_order():
         assert splits.cluster(shuffled, max_hashes=80_000) == expected
 
 
+def in_stretches(records: list[Sequence], size: int, overlap: int = splits.K - 1) -> list[Sequence]:
+    return [
+        Sequence(record.id, record.bases[max(at - overlap, 0) : at + size])
+        for record in records
+        for at in range(0, max(len(record.bases), 1), size)
+    ]
+
+
+@pytest.mark.parametrize("size", [21, 700, 5_000])
+def test_a_record_in_stretches_has_the_sketch_of_the_whole(family, size):
+    rng = np.random.default_rng(4)
+    records = [*family, *(Sequence(f"g{i}", random_bases(rng, 9_000 * i)) for i in range(1, 6))]
+
+    def sketched(given, max_hashes):
+        ids, sketches, levels = splits._sketch_all(given, max_hashes)
+        return ids, [sketch.tolist() for sketch in sketches], levels.tolist()
+
+    for max_hashes in (1 << 24, 60_000, 20_000):
+        whole = sketched(records, max_hashes)
+        assert sketched(in_stretches(records, size), max_hashes) == whole
+        # The planted fault: stretches that do not overlap lose k-mers.
+        assert sketched(in_stretches(records, size, 0), max_hashes) != whole
+    train = splits.kmer_set(records[:3])
+    assert splits.leakage(train, in_stretches(records, size)) == splits.leakage(train, records)
+
+
 def test_many_relatives_of_one_family_are_counted_in_pieces(monkeypatch):
     rng = np.random.default_rng(5)
     bases = random_bases(rng, 2000)
@@ -124,7 +150,7 @@ def test_many_relatives_of_one_family_are_counted_in_pieces(monkeypatch):
 
 def test_two_records_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two records are named 'a'"):
-        splits.cluster([Sequence("a", b"A" * 30), Sequence("a", b"C" * 30)])
+        splits.cluster([Sequence(name, b"A" * 30) for name in "aba"])
 
 
 def test_no_records_no_clusters():
@@ -175,12 +201,13 @@ def test_leakage_is_the_share_of_kmers():
     assert "virus" in str(found)
     assert found.copies == {"half": 1960}
     assert splits.leakage(splits.kmer_set([]), test).share == 0.0
-    assert splits.nearest(test[0], train) == ("t2", 0.5)
+    half, _, no = (splits.kmer_set([record]) for record in test)
+    assert splits.nearest(half, train) == ("t2", 0.5)
     stretches = [
         Sequence(r.id, r.bases[at : at + 520]) for r in train for at in range(0, 3000, 500)
     ]
-    assert splits.nearest(test[0], stretches) == ("t2", 0.5)
-    assert splits.nearest(test[2], train) == ("", 0.0)
+    assert splits.nearest(half, stretches) == ("t2", 0.5)
+    assert splits.nearest(no, train) == ("", 0.0)
 
 
 def test_leakage_by_a_sample_is_near_the_exact_share():
