@@ -41,7 +41,7 @@ class ContigsOptions:
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     validation_fraction: float = 0.0  # of the bases of `train`, cut off by whole clusters
-    cluster_key: str = "cluster"  # column or header key that names it; "": by k-mer sketches
+    cluster_key: str = "cluster"  # column or header key that names it, as in corpus_options
     max_ambiguous: float = (
         1.0  # records with a larger share of letters other than ACGT are left out
     )

@@ -18,12 +18,13 @@ import tensorflow_datasets as tfds
 from data_pipeline import bpe, buckets, datasets, floors, markov
 from data_pipeline.corpus_options import CorpusOptions
 from data_pipeline.errors import UserError
+from data_pipeline.labels import read_metadata
 from data_pipeline.overlap import overlap
 from data_pipeline.pieces import BLOCK_BASES, SplitPlan
 from data_pipeline.reading import expand
 from data_pipeline.records import Measured, Records
 from data_pipeline.rows import RowFormat, RowSource, Segments, StoredRows
-from data_pipeline.survey import chosen, read_table, summary, survey, write_table
+from data_pipeline.survey import chosen, header, read_table, summary, survey, write_table
 from data_pipeline.tokenizers import Tokenizer, from_spec
 from data_pipeline.writing import IN_PROCESS, CorpusConfig, PackedCorpus, Runner
 
@@ -124,14 +125,17 @@ def build_corpus(options: CorpusOptions, data_dir: str, runner: Runner = IN_PROC
     inputs = {"train": datasets.describe_sources(expand(options.sources))}
     if options.validation_sources:
         inputs["validation"] = datasets.describe_sources(expand(options.validation_sources))
+    tables = datasets.describe_sources([options.metadata] if options.metadata else [])
     plain = asdict(replace(options, tokenizer=request))
+    paths = ("sources", "validation_sources", "metadata")
     identity = {
         "code_version": CODE_VERSION,
-        "options": {name: value for name, value in plain.items() if not name.endswith("sources")},
+        "options": {name: value for name, value in plain.items() if name not in paths},
         # Not the folders: the same files elsewhere are the same data.
         "inputs": {split: datasets.contents(described) for split, described in inputs.items()},
         "learned_by": version("tokenizers") if learned else None,
         **({"mask_version": MASK_VERSION} if options.soft_mask_weight != 1 else {}),
+        **({"tables": datasets.contents(tables)} if tables else {}),
     }
     fingerprint = datasets.fingerprint(identity)
     if datasets.is_whole(data_dir, POINTER, fingerprint):
@@ -145,6 +149,7 @@ def build_corpus(options: CorpusOptions, data_dir: str, runner: Runner = IN_PROC
             "code_version": CODE_VERSION,
             "options": plain,
             "inputs": inputs,
+            "tables": tables,
             **_build(options, learned, inputs, fingerprint, data_dir, runner),
             "libraries": datasets.library_versions(),
         }
@@ -192,9 +197,25 @@ def _build(
 ) -> dict[str, Any]:
     """Writes the data set; returns its part of the manifest."""
     paths = {split: [file["path"] for file in files] for split, files in inputs.items()}
+    table = read_metadata(options.metadata) if options.metadata else None
+
+    def metadata(record: Measured) -> Mapping[str, str]:
+        """What its header says, and the table, which knows better."""
+        if table is None:
+            return header(record)
+        if record.id not in table:
+            raise UserError(
+                f"{record.source}: record {record.id} has no row in {options.metadata}; add one, "
+                "or take the record out"
+            )
+        return {**header(record), **table[record.id]}
+
     found = survey(
         paths,
-        leave_out=lambda record: _excluded(record, options.exclude),
+        metadata=metadata,
+        leave_out=lambda record: (
+            _excluded(record, metadata(record), options.exclude) if options.exclude else ""
+        ),
         max_bases=options.max_bases,
         cluster_key=options.cluster_key,
         validation_fraction=options.validation_fraction,
@@ -249,11 +270,9 @@ def _build(
     }
 
 
-def _excluded(record: Measured, words: Sequence[str]) -> str:
-    """The first of the words that stands in the record's header, or ""."""
-    if not words:
-        return ""
-    own = set(record.description.split())
+def _excluded(record: Measured, known: Mapping[str, str], words: Sequence[str]) -> str:
+    """The first of the words that the record's header, or what is known of it, says, or ""."""
+    own = {*record.description.split(), *(f"{k}={'_'.join(v.split())}" for k, v in known.items())}
     return next((word for word in words if word in own), "")
 
 

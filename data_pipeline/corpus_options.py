@@ -16,13 +16,14 @@ class CorpusOptions:
     tokenizer: Mapping[str, Any] = field(default_factory=lambda: {"name": "nucleotide"})
     row_length: int = 1024  # tokens
     validation_fraction: float = 0.0  # of the bases of `sources`, cut off by whole clusters
-    cluster_key: str = ""  # header key that names the cluster; "" finds clusters by k-mer sketches
+    cluster_key: str = ""  # header key that names it; "": by k-mer sketches; or "genus+kmers"
     exclude: tuple[str, ...] = ()  # header words such as "virus=1"; records with one are left out
     max_bases: int = 0  # of `sources`, whole records; 0 is no limit
     soft_mask_weight: float = 1.0  # loss weight of lower-case bases in training
     wrap_circular: bool = False  # circular training records go on until their last row is full
     phases: int = 1  # a training record is tokenised from each of its first `phases` letters
     seed: int = 0  # of the choice of validation clusters
+    metadata: str = ""  # a CSV or TSV table with a row a record; its columns are as header words
 
     def check(self) -> None:
         """Raises UserError for options that make no sense, alone or together."""

@@ -36,6 +36,8 @@ def describe_sources(paths: Sequence[str]) -> list[dict[str, Any]]:
     """Path, bytes and sha256 of each file, in the order given; of one fetched also the address."""
     described = []
     for path in paths:
+        if not (os.path.exists(path) or path == "-" or "://" in path):
+            raise UserError(f"{path}: no such file; check the path")
         if not os.path.isfile(path):
             raise UserError(
                 f"{path}: prepare reads its sources more than once, so they must be files; "

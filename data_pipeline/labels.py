@@ -99,6 +99,14 @@ def read_labels(files: Iterable[str]) -> Labels:
     return Labels(tables, {table: _read_table(table) for table in set(tables.values())})
 
 
+def read_metadata(path: str) -> dict[str, Mapping[str, str]]:
+    """What a table says of each record, by its id, then column; it needs no column label.
+
+    Raises UserError as `read_labels` does, and for a file that cannot be opened.
+    """
+    return {name: entry.columns for name, entry in _read_table(path, labelled=False).items()}
+
+
 def _stem(path: str) -> str:
     """The path without the endings of compression and format."""
     stem, ending = os.path.splitext(path)
@@ -107,12 +115,16 @@ def _stem(path: str) -> str:
     return stem
 
 
-def _read_table(path: str) -> dict[str, _Entry]:
+def _read_table(path: str, *, labelled: bool = True) -> dict[str, _Entry]:
     csv.field_size_limit(LONGEST_CELL)
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    try:
+        opened = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise UserError(f"{path}: the table cannot be read ({error.strerror})") from None
+    with opened as file:
         rows = _rows(file, path)
         try:
-            return _entries(rows, path)
+            return _entries(rows, path, labelled)
         except csv.Error as error:
             raise UserError(f"{path}, line {rows.line_num}: {error}; correct the line") from None
         except UnicodeDecodeError as error:
@@ -129,12 +141,12 @@ def _rows(file: TextIO, path: str) -> Any:
     return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
 
 
-def _entries(rows: Any, path: str) -> dict[str, _Entry]:
+def _entries(rows: Any, path: str, labelled: bool) -> dict[str, _Entry]:
     columns: list[str] = next(rows, [])
     id_column = next((name for name in ID_COLUMNS if name in columns), None)
-    if id_column is None or LABEL_COLUMN not in columns:
+    if id_column is None or (labelled and LABEL_COLUMN not in columns):
         raise UserError(
-            f"{path}, line 1: the header needs a column {LABEL_COLUMN} and one of "
+            f"{path}, line 1: the header needs {'a column label and ' if labelled else ''}one of "
             f"{', '.join(ID_COLUMNS)}; it has {', '.join(columns) or 'nothing'}"
         )
     refuse_repeated(columns, path)
@@ -155,7 +167,7 @@ def _entries(rows: Any, path: str) -> dict[str, _Entry]:
             raise UserError(
                 f"{where}: {record_id} is in line {entries[record_id].line} too; keep one of them"
             )
-        label = _label(values[LABEL_COLUMN], f"{where}: {record_id}")
+        label = _label(values[LABEL_COLUMN], f"{where}: {record_id}") if labelled else -1
         entries[record_id] = _Entry(rows.line_num, label, values)
     return entries
 

@@ -60,7 +60,8 @@ def overlap(
                 f"{own[worst].source}: record {worst} ({split}) is a near-copy of the training "
                 f"data, which holds half of its {splits.K}-mers or more (record {nearest} alone "
                 f"{share:.0%}), as {len(leak.copies):,} of {len(own):,} {split} records are; "
-                f"leave them out, or let prepare divide the records by clusters"
+                "leave them out, or let prepare divide the records by clusters of near-duplicates "
+                '(cluster_key "", or with names "genus+kmers")'
             )
         tables[split] = leak.summary()
     return tables

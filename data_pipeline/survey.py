@@ -22,6 +22,8 @@ from data_pipeline.tokenizers import C, G, N, Nucleotide
 
 _STEP = 1 << 17  # letters measured at once, so that they stay in a processor's cache
 _STRETCH = 1 << 22  # letters in memory at once, where k-mers are counted
+KMERS = "kmers"  # the cluster key that stands for near-duplicates by k-mer sketches
+_SEPARATOR = "\0"
 TABLE_COLUMNS = (
     *("id", "length", "split", "cluster", "group", "source"),
     *("ambiguous", "gc", "description"),
@@ -61,12 +63,15 @@ def survey(
     `leave_out` gives a reason are left out. Of "train", reading stops after the record with which
     `max_bases` are reached (0: never). With a validation fraction, whole clusters go from "train"
     to "validation": those of `cluster_key`, or near-duplicates by k-mer sketches when that is "".
+    Several keys, "genus+kmers", keep together what any of them does, "kmers" near-duplicates.
 
     Raises UserError for malformed files, an id that occurs twice, a sequence (or its reverse
     complement) or a named cluster that occurs in two splits, a split in which nothing remains, and,
     if a validation part is asked for, for a record without a cluster and for records that are all
     in one cluster.
     """
+    keys = _keys(cluster_key)
+    named = [key for key in keys if key != KMERS]
     left_out: dict[str, dict[str, int]] = {}
     collected = Collected()
     for split, files in inputs.items():
@@ -82,7 +87,7 @@ def survey(
                 dataclasses.replace(
                     record,
                     split=split,
-                    cluster=known.get(cluster_key) or "-",
+                    cluster=_SEPARATOR.join(known.get(key) or "-" for key in named) or "-",
                     group=known.get("group") or "-",
                 )
             )
@@ -96,8 +101,15 @@ def survey(
             )
     records = collected.records()
     refuse_shared_ids(records)
+    sketched: Mapping[str, str] = {}
+    if validation_fraction and KMERS in keys:
+        sketched = splits.cluster(stretches(inputs["train"], records.of("train").ids))
+    if len(keys) > 1:
+        records = records.renamed("cluster", _linked(records, named, sketched))
+    elif sketched:
+        records = records.renamed("cluster", (sketched.get(record.id, "-") for record in records))
     if validation_fraction:
-        records = _divided(records, inputs["train"], cluster_key, validation_fraction, seed)
+        records = _divided(records, cluster_key, validation_fraction, seed)
     refuse_shared_sequences(records)
     refuse_shared_clusters(records)
     return Survey(records, left_out)
@@ -220,23 +232,53 @@ def read_table(path: str) -> Iterator[dict[str, str]]:
             yield dict(zip(columns, line.rstrip("\n").split("\t"), strict=True))
 
 
-def _divided(
-    records: Records, files: Sequence[str], cluster_key: str, fraction: float, seed: int
-) -> Records:
-    """The same records, those of "train" with clusters, and some of them put into "validation"."""
-    if not cluster_key:
-        ids = records.of("train").ids
-        found = splits.cluster(stretches(files, ids))
-        records = records.renamed(
-            "cluster", (found[r.id] if r.split == "train" else r.cluster for r in records)
+def _keys(cluster_key: str) -> list[str]:
+    """The keys that are joined by '+'."""
+    keys = cluster_key.split("+") if cluster_key else [KMERS]
+    if "" in keys or len({*keys}) < len(keys):
+        raise UserError(
+            f'cluster_key is {cluster_key!r}; write different header keys, like "genus" or '
+            f'"genus+{KMERS}"'
         )
+    return keys
+
+
+def _linked(records: Records, named: Sequence[str], sketched: Mapping[str, str]) -> list[str]:
+    """The cluster of each record: all that share a word of any key, directly or through others.
+
+    Its name is the least of those words, key=word; that of a record without any is "-".
+    """
+    parents: dict[str, str] = {}
+
+    def root(word: str) -> str:
+        while (above := parents.setdefault(word, word)) != word:
+            parents[word] = parents[above]
+            word = above
+        return word
+
+    first = []
+    for record in records:
+        values = zip(named, record.cluster.split(_SEPARATOR), strict=True)
+        words = [f"{key}={value}" for key, value in values if value != "-"]
+        if record.id in sketched:
+            words.append(f"{KMERS}={sketched[record.id]}")
+        first.append(words[0] if words else "-")
+        for word in words:
+            one, other = sorted((root(words[0]), root(word)))
+            parents[other] = one
+    return ["-" if word == "-" else root(word) for word in first]
+
+
+def _divided(records: Records, cluster_key: str, fraction: float, seed: int) -> Records:
+    """The same records, some clusters of "train" put into "validation"."""
     train = records.of("train")
     names, place = records.names["cluster"], train.column("cluster")
-    if cluster_key and "-" in names and (unnamed := place == names.index("-")).any():
+    if "-" in names and (unnamed := place == names.index("-")).any():
         record = train[int(unnamed.argmax())]
         raise UserError(
             f"{record.source}: record {record.id} has no {cluster_key}, which decides the "
-            'side it goes to; name it, or set cluster_key to "" to find clusters by k-mers'
+            f'side it goes to; name it, or set cluster_key to "{cluster_key}+{KMERS}", or to "", to '
+            "find clusters by k-mers"
         )
     bases = np.bincount(place, train.column("length"), len(names))
     sizes = {names[cluster]: int(bases[cluster]) for cluster in np.unique(place).tolist()}

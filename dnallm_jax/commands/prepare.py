@@ -76,6 +76,8 @@ def run(arguments: list[str]) -> None:
                 wrap_circular=config.corpus.wrap_circular,
                 phases=config.corpus.phases,
                 seed=config.corpus.seed,
+                metadata=config.corpus.metadata
+                and os.path.join(config.root, config.corpus.metadata),
             ),
             buckets.local(corpus_dir),
             _runner(),

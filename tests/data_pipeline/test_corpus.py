@@ -231,6 +231,44 @@ def test_records_left_out_are_counted(genomes: str, tmp_path: pathlib.Path) -> N
     }
 
 
+def test_a_table_stands_for_header_words(tmp_path: pathlib.Path) -> None:
+    sources = write_genomes(tmp_path / "g.fa", [400] * 12)
+    table = tmp_path / "taxa.tsv"
+
+    def write_table(name: str = "host kind") -> None:
+        rows = [f"g{i}\tG {i % 3}\t{name}{i % 2}\tx" for i in range(12)]
+        table.write_text("\n".join(["id\tgenus\tgroup\tnote", *rows, "unused\tG\t-\t-"]) + "\n")
+
+    write_table()
+    plain = CorpusOptions((sources,), validation_fraction=0.3, row_length=64, seed=2)
+    options = dataclasses.replace(
+        plain, metadata=str(table), cluster_key="genus", exclude=("group=host_kind1", "virus=1")
+    )
+    found = build_corpus(options, str(tmp_path / "d"))
+    rows = list(found.records())
+    assert [row["id"] for row in rows] == ["g2", "g4", "g8", "g10"]  # neither odd nor virus=1
+    assert {row["group"] for row in rows} == {"host kind0"}
+    side = {row["cluster"]: row["split"] for row in rows}
+    assert set(side) == {"G 1", "G 2"}
+    assert all(side[row["cluster"]] == row["split"] for row in rows)
+    assert found.manifest["tables"][0]["path"] == str(table)
+    # Another content of the table is another data set; no table, that of before there were any.
+    write_table("other")
+    other = build_corpus(dataclasses.replace(options, exclude=()), str(tmp_path / "d"))
+    assert other.fingerprint != found.fingerprint
+    assert len(list(other.records())) == 12
+    for content, message in {
+        "id\tgenus\ng0\tA\n": "record g1 has no row in .*taxa.tsv; add one",
+        "name\tgenus\ng0\tA\n": "line 1: the header needs one of contig, record",
+        "id\tgenus\ng0\tA\ng0\tB\n": "line 3: g0 is in line 2 too",
+    }.items():
+        table.write_text(content)
+        with pytest.raises(UserError, match=message):
+            build_corpus(options, str(tmp_path / "d"))
+    with pytest.raises(UserError, match="nowhere.tsv: no such file"):
+        build_corpus(dataclasses.replace(options, metadata="nowhere.tsv"), str(tmp_path / "d"))
+
+
 KILLED = """
 import os, sys
 from data_pipeline import corpus, writing

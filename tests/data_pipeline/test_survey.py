@@ -110,3 +110,46 @@ def test_nothing_is_in_two_splits(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"strand.fa: record z \(validation\) .* a \(train\) in"):
         survey({"train": [one], "validation": [other_strand]})
     assert len(survey({"train": [one, other_strand]}).records) == 3
+
+
+def test_names_and_near_duplicates_keep_records_together(tmp_path: pathlib.Path) -> None:
+    """One genus, one genome, or copies of each other: on one side by any of them, or by a chain."""
+    records = {}
+    for i in range(12):
+        first, second = random_bases(2_000, 2 * i), random_bases(2_000, 2 * i + 1)
+        records[f"a{i} genus=A{i} genome=x{i}"] = first
+        records[f"b{i} genus=- genome=x{i}"] = second
+        records[f"c{i} genus=C{i}"] = second[300:]
+        records[f"d{i} genus=C{i}"] = random_bases(500, 1_000 + i)
+        records[f"e{i}"] = random_bases(500, 2_000 + i)
+    path = write_fasta(tmp_path / "x.fa", records)
+    found = survey({"train": [path]}, cluster_key="genus+genome+kmers", validation_fraction=0.3)
+    side = {record.id: record.split for record in found.records}
+    assert set(side.values()) == {"train", "validation"}
+    for i in range(12):
+        assert len({side[f"{letter}{i}"] for letter in "abcd"}) == 1
+    names = {record.id: record.cluster for record in found.records}
+    assert (names["d3"], names["e3"]) == ("genome=x3", "kmers=e3")
+    assert len(set(names.values())) == 24
+    # The planted fault: names alone part the copies.
+    with pytest.raises(UserError, match=r"record e0 has no genus\+genome, which decides"):
+        survey({"train": [path]}, cluster_key="genus+genome", validation_fraction=0.3)
+    named = {header: bases for header, bases in records.items() if header[0] != "e"}
+    path = write_fasta(tmp_path / "y.fa", named)
+    found = survey({"train": [path]}, cluster_key="genus+genome", validation_fraction=0.3)
+    side = {record.id: record.split for record in found.records}
+    assert any(side[f"b{i}"] != side[f"c{i}"] for i in range(12))
+
+
+def test_names_of_several_keys_in_two_splits(tmp_path: pathlib.Path) -> None:
+    one = write_fasta(tmp_path / "one.fa", {"a genus=A family=F": "AACC", "b genus=B": "ACGT"})
+    two = write_fasta(tmp_path / "two.fa", {"c genus=C family=F": "TTTTT", "d": "GGGGG"})
+    files = {"train": [one], "validation": [two]}
+    with pytest.raises(
+        UserError, match=r"record c \(validation\) is of cluster family=F, as rec.* a"
+    ):
+        survey(files, cluster_key="genus+family")
+    assert len(survey(files, cluster_key="genus+kmers").records) == 4
+    for key in ("genus+", "genus+genus", "+"):
+        with pytest.raises(UserError, match="write different header keys"):
+            survey(files, cluster_key=key)
