@@ -277,8 +277,8 @@ def _divided(records: Records, cluster_key: str, fraction: float, seed: int) -> 
         record = train[int(unnamed.argmax())]
         raise UserError(
             f"{record.source}: record {record.id} has no {cluster_key}, which decides the "
-            f'side it goes to; name it, or set cluster_key to "{cluster_key}+{KMERS}", or to "", to '
-            "find clusters by k-mers"
+            f'side it goes to; name it, or set cluster_key to "{cluster_key}+{KMERS}", or "", for'
+            " clusters by k-mers"
         )
     bases = np.bincount(place, train.column("length"), len(names))
     sizes = {names[cluster]: int(bases[cluster]) for cluster in np.unique(place).tolist()}

@@ -39,7 +39,7 @@ class Corpus:
     validation_fraction: float = (
         0.0  # of the bases, whole clusters; used without validation_sources
     )
-    # Header key that names a record's cluster; "": clusters by k-mer sketches; "genus+kmers": by both.
+    # Header key that names a record's cluster; "": by k-mer sketches; "genus+kmers": by both.
     cluster_key: str = ""
     metadata: str = ""  # a CSV or TSV table with a row a record; its columns are as header words
     exclude: tuple[str, ...] = ()  # header words, e.g. "group=euk-virus"

@@ -265,7 +265,7 @@ def test_a_table_stands_for_header_words(tmp_path: pathlib.Path) -> None:
         table.write_text(content)
         with pytest.raises(UserError, match=message):
             build_corpus(options, str(tmp_path / "d"))
-    with pytest.raises(UserError, match="nowhere.tsv: no such file"):
+    with pytest.raises(UserError, match=r"nowhere.tsv: no such file"):
         build_corpus(dataclasses.replace(options, metadata="nowhere.tsv"), str(tmp_path / "d"))
 
 
