@@ -281,7 +281,8 @@ def _read(
             "record is four lines: name, bases, '+', qualities (unwrap it with seqtk seq)",
             name,
         )
-    if len(plus) > 1 and plus[1:].rstrip() not in (b"", head[1:].rstrip()):
+    named = plus[1:].rstrip()  # as the first line, or by the name alone
+    if named and named not in (head[1:].rstrip(), head[1:].split(None, 1)[0]):
         raise mistake(
             source,
             line + 2,

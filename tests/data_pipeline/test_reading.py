@@ -125,10 +125,11 @@ def test_headers() -> None:
 def test_fastq() -> None:
     content = (
         b"@r1 x y\nACGTN\n+\nIIII#\n@r2\nAC.u\n+r2\n@+>;\n\n@r3 z\r\nGA-TA \r\n+r3 z\r\n!~IJK\r\n"
+        b"@r4 w\nA\n+r4\n@\n"
     )
     records = read("x.fq", content)
-    assert pairs(records) == [("r1", b"ACGTN"), ("r2", b"ACNt"), ("r3", b"GATA")]
-    assert [r.description for r in records] == ["x y", "", "z"]
+    assert pairs(records) == [("r1", b"ACGTN"), ("r2", b"ACNt"), ("r3", b"GATA"), ("r4", b"A")]
+    assert [r.description for r in records] == ["x y", "", "z", "w"]
 
 
 def test_fastq_may_hold_empty_reads_when_scoring() -> None:
