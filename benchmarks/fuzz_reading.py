@@ -11,7 +11,9 @@ counts; ends with exit code 1 if anything was wrong.
 import argparse
 import bz2
 import collections
+import csv
 import gzip
+import io
 import lzma
 import pathlib
 import random
@@ -43,8 +45,12 @@ SEEDS = (
     b"       61 nnrykm\n//\n"
     b"LOCUS       X2   4 bp    RNA  linear   VRL 01-JAN-2026\nVERSION     .\nORIGIN\n"
     b"        1 acgu\n//\n",
+    b"LOCUS       a_name_that_is_so_long_that_its_line_is_wrapped\n            4 bp    DNA\n"
+    b"ORIGIN\n        1 acgt\n//\n",
+    b'id,label,sequence,note\r\na,1,ACGTNN,"x, y"\r\n"b",0,"AC\r\nGT",\r\n',
+    b"name\tcontig\tsequence\nx y\tc1\tacgu-\n\n\tc2\tGG\n",
 )
-SPICE = b">@+;\n\r\t \x00-*.ENUuxX19/=\x01\x7f\xef\xff\x1f\x8b"
+SPICE = b'>@+;,"\n\r\t \x00-*.ENUuxX19/=\x01\x7f\xef\xff\x1f\x8b'
 LETTERS = frozenset(b"ACGTRYSWKMBDHVNacgtryswkmbdhvn")
 
 
@@ -116,7 +122,9 @@ def slow(data: bytes) -> Found | None:
             return None if first[:4] in (b"@HD\t", b"@SQ\t", b"@PG\t") else list(_slow_fastq(rows))
         if first[:6] == b"LOCUS ":
             return list(_slow_genbank(rows))
-    except (AssertionError, UnicodeDecodeError):
+        if first[:1] not in (b"<", b"{") and b"sequence" in first.splitlines()[0]:
+            return list(_slow_table(b"\n".join(rows).rstrip(b" \t") + b"\n"))
+    except (AssertionError, UnicodeDecodeError, csv.Error):
         pass
     return None
 
@@ -161,7 +169,7 @@ def _slow_fastq(rows: list[bytes]) -> Iterator[tuple[str, bytes]]:
         bases, plus, qualities = rows[place + 1 : place + 4]
         bases, qualities = bases.rstrip(b" \t"), qualities.rstrip(b" \t")
         assert plus.startswith(b"+")
-        assert plus[1:].strip() == b"" or plus[1:].rstrip() == head[1:].rstrip()
+        assert plus[1:].strip() in (b"", head[1:].strip(), *head[1:].split()[:1])
         assert re.fullmatch(rb"[!-~]{%d}" % len(bases), qualities)
         yield _slow_name(head[1:]), _slow_bases(bases.replace(b".", b"N"))
         place += 4
@@ -177,7 +185,7 @@ def _slow_genbank(rows: list[bytes]) -> Iterator[tuple[str, bytes]]:
             words = row.split()
             assert not words or words[0] == str(len(letters) + 1).encode()
             letters += b"".join(words[1:])
-            bases += _slow_bases(b"".join(words[1:]))
+            bases += _slow_bases(b"".join(words[1:])).upper()
         elif inside:
             promised = re.match(rb"LOCUS\s+(?:.*\s)?(\d+)\s+(bp|aa)\b", head[0])
             assert not promised or int(promised[1]) == len(letters)
@@ -190,7 +198,10 @@ def _slow_genbank(rows: list[bytes]) -> Iterator[tuple[str, bytes]]:
         else:
             assert not re.match(rb"(//|LOCUS)( |\s*$)", row)
             inside = re.match(rb"ORIGIN( |\s*$)", row) is not None
-            head.append(row)
+            if len(head) == 1 and not row[:1].strip(b" \t"):
+                head[0] += b" " + row.strip()
+            else:
+                head.append(row)
     assert not head
 
 
@@ -207,6 +218,28 @@ def _slow_genbank_name(head: list[bytes]) -> str:
         if word not in (b"", b".", b"unknown") and not word.startswith(b"<"):
             return _slow_name(word + b" " + keys.get(b"DEFINITION", b""))
     raise AssertionError
+
+
+def _slow_table(text: bytes) -> Iterator[tuple[str, bytes]]:
+    rest = text.lstrip().decode()
+    header = rest.partition("\n")[0]
+    if "\t" in header.rstrip():
+        rows = csv.reader(io.StringIO(rest), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        rows = csv.reader(io.StringIO(rest), strict=True)
+    columns = [name.strip() for name in next(rows)]
+    assert len({*columns}) == len(columns)
+    ids = [name for name in ("contig", "record", "sequence_id", "id") if name in columns]
+    assert ids
+    assert "sequence" in columns
+    place, letters = columns.index(ids[0]), columns.index("sequence")
+    for row in rows:
+        if row:
+            assert len(row) == len(columns)
+            name = row[place].strip()
+            assert " " not in name
+            assert _slow_name(name.encode()) == name
+            yield name, b"".join(map(_slow_bases, row[letters].strip().encode().split(b"\n")))
 
 
 # --- reading and comparing ------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def _entries(rows: Any, path: str, labelled: bool) -> dict[str, _Entry]:
             f"{path}, line 1: the header needs {'a column label and ' if labelled else ''}one of "
             f"{', '.join(ID_COLUMNS)}; it has {', '.join(columns) or 'nothing'}"
         )
-    refuse_repeated(columns, path)
+    refuse_repeated(columns, f"{path}, line 1")
     entries: dict[str, _Entry] = {}
     for row in rows:
         if not row:

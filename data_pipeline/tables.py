@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from data_pipeline.errors import UserError
+from data_pipeline.opening import shown
 from data_pipeline.parsing import Block, clean, mistake, name_of
 
 ID_COLUMNS = ("contig", "record", "sequence_id", "id")  # the first of them that the table has
@@ -25,12 +26,12 @@ def is_table(row: bytes) -> bool:
     return SEQUENCE_COLUMN in names and any(name in names for name in ID_COLUMNS)
 
 
-def refuse_repeated(columns: Sequence[str], source: str) -> None:
+def refuse_repeated(columns: Sequence[str], where: str) -> None:
     """UserError for two columns of one name: of which would the value be?"""
     for name in columns:
         if columns.count(name) > 1:
             raise UserError(
-                f"{source}, line 1: the header has the column {name!r} twice; rename one of them"
+                f"{where}: the header has the column {name!r} twice; rename one of them"
             )
 
 
@@ -47,7 +48,7 @@ def table(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
         first = next(lines)
         line += 1
     columns = _split(first)
-    refuse_repeated(columns, source)
+    refuse_repeated(columns, f"{shown(source)}: line {line}")
     id_column = next(name for name in ID_COLUMNS if name in columns)
     rows = _reader(first, lines)
     try:
@@ -61,7 +62,7 @@ def table(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
                 )
             values = dict(zip(columns, (value.strip() for value in row), strict=True))
             name = values.pop(id_column)
-            if not name or " " in name:
+            if len(name.split()) != 1:
                 raise mistake(source, number, f"the {id_column} {name!r} is no single word")
             name_of(name.encode(), source, number, id_column)  # no control characters
             wrapped = values.pop(SEQUENCE_COLUMN).encode()  # a cell may be wrapped
@@ -100,7 +101,7 @@ def _lines(texts: Iterable[bytes], source: str, line: int) -> Iterator[str]:
 
 def _reader(header: str, lines: Iterable[str]) -> Any:
     # In tab-separated tables of this field a quotation mark is a letter like any other.
-    if "\t" in header:
+    if "\t" in header.rstrip():
         return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     return csv.reader(lines, strict=True)
 

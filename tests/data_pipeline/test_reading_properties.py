@@ -76,6 +76,7 @@ def _genbank(draw: st.DrawFn) -> tuple[Pairs, bytes]:
         length = draw(st.sampled_from([b"%d bp" % len(bases), b""]))
         locus = b"LOCUS       %s %s DNA linear\n" % (name.encode(), length)
         text += locus + b"VERSION     %s\nORIGIN\n%s//\n" % (name.encode(), rows)
+    records = [(name, bases.upper()) for name, bases in records]  # its lower case means nothing
     return records, text.replace(b"\n", draw(st.sampled_from([b"\n", b"\r\n", b"\r"])))
 
 

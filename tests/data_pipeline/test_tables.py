@@ -67,6 +67,7 @@ def test_a_long_sequence_comes_in_blocks(
         ([ROWS[0], ("b", "1", "g", "ACGT")], r"t.csv: line 3: 4 columns, but the header has 5"),
         ([ROWS[0], ("", "1", "g", "o", "ACGT")], r"t.csv: line 3: the id '' is no single word"),
         ([("a b", "1", "g", "o", "ACGT")], r"line 2: the id 'a b' is no single word"),
+        ([("a\tb", "1", "g", "o", "ACGT")], r"line 2: the id 'a\\tb' is no single word"),
         ([ROWS[0], ("a", "1", "g", "o", "C")], r"record 'a', line 3: this name was used before"),
         ([("a", "1", "g", "o", "")], r"record 'a', line 2: the record has no bases"),
         ([("a", "1", "g", '"o"x', "A")], r"t.csv: line 2: .* expected .*; correct the line"),
@@ -89,9 +90,17 @@ def test_a_sequence_may_be_wrapped_in_its_cell(tmp_path: pathlib.Path) -> None:
         list(read_records([str(path)]))
 
 
+def test_a_stray_tab_behind_the_header(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,sequence\t\na,ACGT\n")
+    assert [(r.id, r.bases) for r in read_records([str(path)])] == [("a", b"ACGT")]
+    path.write_text("id\tsequence\t\na\tACGT\t\n")  # an empty last column
+    assert [(r.id, r.bases) for r in read_records([str(path)])] == [("a", b"ACGT")]
+
+
 def test_a_column_twice(tmp_path: pathlib.Path) -> None:
     (tmp_path / "t.csv").write_text("id,sequence,id\na,AC,b\n")
-    with pytest.raises(UserError, match="the header has the column 'id' twice"):
+    with pytest.raises(UserError, match=r"t.csv: line 1: the header has the column 'id' twice"):
         list(read_records([str(tmp_path / "t.csv")]))
 
 
