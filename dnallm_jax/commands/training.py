@@ -44,13 +44,17 @@ class Trained:
 
 
 def open_workdir(config: Config, workdir: pathlib.Path) -> Opened:
-    """UserError for a workdir without contigs, or without the backbone that the config names."""
+    """UserError for a workdir without contigs, or without the backbone that the config names.
+
+    And where mesh or backbone do not fit the GPT, which may be trained last.
+    """
     from data_pipeline.contigs import open_contigs
     from dnallm_jax.parallel import hosts
     from dnallm_jax.parallel.execution import choose
     from dnallm_jax.parallel.mesh import make_mesh
     from dnallm_jax.planning.flops import device_peak
     from dnallm_jax.training import storage
+    from dnallm_jax.training.members import gpt_member
 
     contigs = hosts.together(lambda: open_contigs(str(workdir / common.CONTIGS)))
     mesh = make_mesh(**vars(config.mesh))
@@ -58,6 +62,7 @@ def open_workdir(config: Config, workdir: pathlib.Path) -> Opened:
     backbone = hosts.from_main(lambda: str(find_backbone(config, workdir) or ""))
     backbone = storage.folder(backbone) if backbone else None
     tokenizer = hosts.together(lambda: tokenizer_of(config, workdir, backbone))
+    gpt_member(config, mesh, execution, backbone, tokenizer)
     return Opened(contigs, mesh, execution, backbone, tokenizer, device_peak(), tuple(reasons))
 
 

@@ -17,7 +17,8 @@ from data_pipeline.contigs import ContigsOptions, build_contigs
 from data_pipeline.corpus import Corpus, CorpusOptions, build_corpus, open_corpus
 from data_pipeline.datasets import sole_writer
 from data_pipeline.errors import UserError
-from dnallm_jax.config import Config, Finetune, Model, Pretrain, Tokenizer, gpt_spec, to_dict
+from dnallm_jax.commands import training
+from dnallm_jax.config import Config, Finetune, Mesh, Model, Pretrain, Tokenizer, gpt_spec, to_dict
 from dnallm_jax.planning.flops import Peak
 from dnallm_jax.training import pretraining
 from dnallm_jax.training.checkpoints import Checkpoints, newest_whole
@@ -284,6 +285,35 @@ def test_a_corpus_of_another_tokenizer(
         f"{places['w'] / 'data/corpus'} was tokenised by {{'name': 'nucleotide'}}, the config asks "
         "for {'name': 'kmer', 'k': 3}; run prepare with this config, or set --config.tokenizer.*"
     )
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_mesh_or_a_backbone_that_does_not_fit_is_told_before_any_member_is_trained(
+    places: dict[str, pathlib.Path],
+) -> None:
+    eight = dataclasses.replace(TINY, mesh=Mesh(fsdp=1, tensor=8))
+    random = dataclasses.replace(
+        eight, finetune=dataclasses.replace(TINY.finetune, backbone="random")
+    )
+    for config, workdir, told in (
+        (random, "w", r"model\.heads = 2 does not divide over the 8 parts"),
+        (TINY, "other_tokenizer", r"was pre-trained with tokenizer .*'kmer'"),
+    ):
+        with pytest.raises(UserError, match=told):
+            training.open_workdir(config, places[workdir])
+
+
+def test_what_does_not_divide_over_the_mesh(
+    places: dict[str, pathlib.Path], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = dataclasses.replace(EIGHT_ROWS, mesh=Mesh(fsdp=1, tensor=8))
+    told = pretrain(wide, places, tmp_path / "p")
+    assert told.startswith("model.heads = 2 does not divide over the 8 parts of the mesh axes tens")
+    heads = dataclasses.replace(MODEL, heads=8)
+    long = dataclasses.replace(EIGHT_ROWS, model=heads, mesh=Mesh(fsdp=1, sequence=8))
+    monkeypatch.setattr(Corpus, "row_length", 63)
+    told = pretrain(long, places, tmp_path / "p")
+    assert told.startswith("corpus.row_length = 63 does not divide over the 8 parts of the mesh ax")
     assert not (tmp_path / "p").exists()
 
 
