@@ -5,9 +5,9 @@ Checks, before hours are spent, what a run needs: the platform is there (and fre
 and reach each other, all hosts answer, on their ports too, and have the same code and libraries,
 compiled code can be kept; with --workdir (a folder, or gs://), that every host can write, lock and
 see the same folder; with --config too, that the prepared data can be read and are those that the
-run began with, and that mesh, memory and disk are enough. One line a check: ok, or FAIL and what to
-do. Ends with exit code 2 when one fails. On many hosts it is started on each of them, as `pretrain`
-is.
+run began with, that network and batch fit the mesh and can run as the recipe says, and that memory
+and disk are enough. One line a check: ok, or FAIL and what to do. Ends with exit code 2 when one
+fails. On many hosts it is started on each of them, as `pretrain` is.
 """
 
 import functools
@@ -59,19 +59,14 @@ def _run_checks(config: Config, workdir: pathlib.Path) -> dict[str, Callable[[],
     pretrain, finetune = workdir / common.PRETRAIN, workdir / common.FINETUNE
     checks: dict[str, Callable[[], str]] = {}
     if config.corpus.sources or config.pretrain.mixture:
-        rows = functools.partial(common.open_rows, config, workdir)
-        checks["corpus"] = lambda: readiness.data_check(rows(), pretrain)
+        opened = functools.partial(common.open_rows, config, workdir)
+        checks["corpus"] = lambda: readiness.data_check(opened(), pretrain)
     if config.contigs.train:
         checks["contigs"] = lambda: readiness.data_check(open_contigs(contigs), finetune)
-    vocabulary = _vocabulary(config, workdir)
-    if all(everyone(vocabulary)):  # the same checks on every host
-        checks |= readiness.model_checks(config, vocabulary, pretrain)
-    return checks
-
-
-def _vocabulary(config: Config, workdir: pathlib.Path) -> int:
-    """Of the rows to be read; 0 where they cannot be, of which the check of the corpus tells."""
     try:
-        return common.open_rows(config, workdir).tokenizer.vocab_size
-    except UserError:
-        return 0
+        rows = common.open_rows(config, workdir)
+    except UserError:  # of which the check of the corpus tells
+        rows = None
+    if all(everyone(rows is not None)) and rows is not None:  # the same checks on every host
+        checks |= readiness.model_checks(config, rows, pretrain)
+    return checks

@@ -16,7 +16,7 @@ from data_pipeline.corpus import Corpus
 from data_pipeline.errors import UserError
 from data_pipeline.mixing import BLOCK
 from data_pipeline.tokenizers import Tokenizer
-from dnallm_jax.config import Config, digest, gpt_spec, to_dict, tokenizer_spec
+from dnallm_jax.config import Config, Pretrain, digest, gpt_spec, to_dict, tokenizer_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, Params, initialise, logical_axes
 from dnallm_jax.parallel import execution, hosts, signals, watchdog
 from dnallm_jax.parallel import mesh as meshes
@@ -46,6 +46,13 @@ def _added(sums: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {"loss": sum(loss for loss, _ in found), "weight": sum(weight for _, weight in found)}
 
 
+def check_fits(settings: Pretrain, mesh: Mesh, spec: GPTSpec) -> None:
+    """UserError where a dimension of the network, or a batch, does not divide over the mesh."""
+    meshes.check_divides(mesh, spec)
+    key = "pretrain.batch_rows" + (" / pretrain.accumulate" if settings.accumulate > 1 else "")
+    meshes.check_batch(mesh, key, settings.batch_rows // settings.accumulate)
+
+
 def program(
     config: Config, tokenizer: Tokenizer, mesh: Mesh
 ) -> tuple[step.Program, GPTSpec, list[str]]:
@@ -58,9 +65,7 @@ def program(
     spec = gpt_spec(config.model, tokenizer.vocab_size)
     run, reasons = execution.choose(**vars(config.execution), device=mesh.devices.flat[0])
     run = execution.on_mesh(run, mesh)
-    meshes.check_divides(mesh, spec)
-    key = "pretrain.batch_rows" + (" / pretrain.accumulate" if settings.accumulate > 1 else "")
-    meshes.check_batch(mesh, key, settings.batch_rows // settings.accumulate)
+    check_fits(settings, mesh, spec)
     objective = functools.partial(
         objectives.next_token,
         spec=spec,
@@ -152,6 +157,8 @@ def pretrain(
         bases = corpus.splits["train"].bases_per_token
         chosen = evaluated_rows(corpus, settings.eval_rows)
         evaluated = f"{settings.eval_rows} rows" if chosen else "none"
+        asked = config.corpus.row_length
+        prepared = "" if asked == corpus.row_length else f" as prepared (now {asked} are asked for)"
         telemetry.say(
             [
                 f"pretrain    {config.name}: "
@@ -159,7 +166,8 @@ def pretrain(
                 *header.changed(observed.changes),
                 *header.network(state),
                 f"data        {corpus.fingerprint[:12]}, {si(corpus.splits['train'].bases)}bases, "
-                f"{len(train_rows):,} rows of {corpus.row_length}, {bases:.3g} bases a token",
+                f"{len(train_rows):,} rows of {corpus.row_length}{prepared}, {bases:.3g} bases a "
+                "token",
                 *_mixture(corpus, settings.steps * settings.batch_rows),
                 *header.budget(
                     steps=settings.steps,

@@ -19,9 +19,10 @@ from data_pipeline.datasets import sole_writer
 from data_pipeline.errors import UserError
 from dnallm_jax.config import Config, gpt_spec
 from dnallm_jax.model.gpt import GPT, GPTSpec, initialise
-from dnallm_jax.parallel import hosts, watchdog
+from dnallm_jax.parallel import execution, hosts, watchdog
 from dnallm_jax.parallel import mesh as meshes
 from dnallm_jax.training import storage
+from dnallm_jax.training.pretraining import check_fits
 from dnallm_jax.training.units import si
 from dnallm_jax.training.workdir import code, versions
 
@@ -97,13 +98,14 @@ def data_check(prepared: Corpus | Mixed | Contigs, run: pathlib.Path) -> str:
     return f"{prepared.fingerprint[:12]} can be read: {', '.join(sizes)}"
 
 
-def model_checks(config: Config, vocabulary: int, folder: pathlib.Path) -> dict[str, Check]:
-    """What a recipe's network must fit into; its pre-training will write to `folder`."""
-    spec = gpt_spec(config.model, vocabulary)
+def model_checks(config: Config, rows: Corpus | Mixed, folder: pathlib.Path) -> dict[str, Check]:
+    """What a recipe's network must fit into; its pre-training on `rows` will write to `folder`."""
+    spec = gpt_spec(config.model, rows.tokenizer.vocab_size)
     shapes = jax.eval_shape(lambda: initialise(GPT, spec, seed=0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     return {
-        "mesh": lambda: _mesh(config, spec),
+        "mesh": lambda: _mesh(config, spec, rows.row_length),
+        "execution": lambda: _execution(config),
         "memory": lambda: _memory(config, parameters),
         "disk": lambda: _disk(config, parameters, folder),
     }
@@ -237,14 +239,18 @@ def _shared(workdir: pathlib.Path) -> str:
     return "every host sees the same workdir"
 
 
-def _mesh(config: Config, spec: GPTSpec) -> str:
+def _mesh(config: Config, spec: GPTSpec, row_length: int) -> str:
     mesh = meshes.make_mesh(**vars(config.mesh))
-    meshes.check_divides(mesh, spec)
-    meshes.check_batch(mesh, "pretrain.batch_rows", config.pretrain.batch_rows)
-    meshes.check_row(mesh, "corpus.row_length", config.corpus.row_length)
+    check_fits(config.pretrain, mesh, spec)
+    meshes.check_row(mesh, "corpus.row_length", row_length)
     _, parts = meshes.batch_part(mesh)
     shape = meshes.describe(mesh)[0].split(maxsplit=1)[1]
     return f"{shape}; a batch is read in {parts} parts"
+
+
+def _execution(config: Config) -> str:
+    _, reasons = execution.choose(**vars(config.execution))
+    return ", ".join(" ".join(line.split(" (")[0].split()) for line in reasons)
 
 
 def _memory(config: Config, parameters: int) -> str:

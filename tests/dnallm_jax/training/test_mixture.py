@@ -112,7 +112,7 @@ def test_doctor_reads_every_corpus_of_a_mixture(
     both = mixed(["a", "b"], corpora, [1, 3])
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "run.json").write_text(json.dumps({"data": both.fingerprint}))
-    assert set(checks(3)) == {"corpus", "mesh", "memory", "disk"}
+    assert set(checks(3)) == {"corpus", "mesh", "execution", "memory", "disk"}
     assert checks(3)["corpus"]().startswith(f"{both.fingerprint[:12]} can be read: train ")
     with pytest.raises(UserError, match=f"began with {both.fingerprint[:12]}"):
         checks(2)["corpus"]()

@@ -95,5 +95,22 @@ def test_one_host_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_mesh_that_does_not_fit() -> None:
     config = dataclasses.replace(CONFIG, mesh=configs.Mesh(fsdp=3))
+    spec = configs.gpt_spec(config.model, 6)
     with pytest.raises(UserError, match="does not cover the 8 devices"):
-        readiness._mesh(config, configs.gpt_spec(config.model, 6))
+        readiness._mesh(config, spec, 1024)
+    parts = dataclasses.replace(CONFIG.pretrain, batch_rows=8, accumulate=2)
+    assert readiness._mesh(CONFIG, spec, 1024).endswith("; a batch is read in 1 parts")
+    said = failed(lambda: readiness._mesh(dataclasses.replace(CONFIG, pretrain=parts), spec, 1024))
+    assert said.startswith("pretrain.batch_rows / pretrain.accumulate = 4 does not divide over")
+    config = dataclasses.replace(CONFIG, mesh=configs.Mesh(fsdp=2, sequence=4))
+    said = failed(lambda: readiness._mesh(config, spec, 30))
+    assert said.startswith("corpus.row_length = 30 does not divide over the 4 parts")
+
+
+def test_a_way_of_running_that_is_not_there() -> None:
+    assert readiness._execution(CONFIG) == (
+        "precision float32, attention blockwise, unroll yes, remat none"
+    )
+    config = dataclasses.replace(CONFIG, execution=configs.Execution(attention="splash"))
+    said = failed(lambda: readiness._execution(config))
+    assert said.startswith("execution.attention splash is a kernel for tpu devices and these are")

@@ -174,7 +174,7 @@ def test_planted_differences_are_seen(pretrained: Place, tmp_path: pathlib.Path)
 def test_doctor_says_what_is_well_and_what_is_not(pretrained: Place) -> None:
     said = pretrained.run("doctor", "whole", devices=2)
     names = ("devices", "hosts", "ports", "versions", "cache", "workdir", "shared", "corpus")
-    names += ("contigs", "mesh", "memory", "disk")
+    names += ("contigs", "mesh", "execution", "memory", "disk")
     assert [line.split()[:2] for line in said.splitlines()] == [["ok", name] for name in names]
     assert not list((pretrained.folder / "whole").glob(".doctor*"))
     sick = shutil.copytree(pretrained.folder / "whole", pretrained.folder / "sick")
@@ -189,4 +189,4 @@ def test_doctor_says_what_is_well_and_what_is_not(pretrained: Place) -> None:
     assert "began with 000000000000; choose another --workdir" in failed["corpus"]
     assert "missing or cut short; prepare the data again" in failed["contigs"]
     assert "pretrain.batch_rows = 7 does not divide over the 2 parts" in failed["mesh"]
-    assert said.splitlines()[-1] == "dnallm_jax doctor: 3 of 12 checks failed"
+    assert said.splitlines()[-1] == "dnallm_jax doctor: 3 of 13 checks failed"
