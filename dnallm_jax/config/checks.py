@@ -135,6 +135,11 @@ def check(c: Config) -> None:
             base == 0 or (base > 0 and section != "composition"),
             f"{section}.optimizer.base_width is {base}; choose a width (not of composition), or 0",
         )
+        for name in ("learning_rate", "warmup_steps", "final_fraction", "weight_decay", "clip"):
+            key = f"{section}.optimizer.{name}"
+            require(of(key) >= 0, f"{key} is {of(key)}; choose 0 or more")
+        for key in (f"{section}.optimizer.beta1", f"{section}.optimizer.beta2"):
+            require(0 <= of(key) < 1, f"{key} is {of(key)}; choose 0 or more, less than 1")
         key = f"{section}.optimizer.decay_fraction"
         require(0 < of(key) <= 1, f"{key} is {of(key)}; choose more than 0, at most 1")
         for key in ("log_every", "eval_every", "save_every", "keep"):

@@ -122,7 +122,7 @@ class Optimizer:
     weight_decay: float = 0.1  # of matrices; norms, biases and embeddings are never decayed
     beta1: float = 0.9  # these two of AdamW
     beta2: float = 0.95
-    clip: float = 1.0  # global gradient norm
+    clip: float = 1.0  # global gradient norm; 0: gradients are not clipped
     # The model.width at which learning_rate was found: of wider models the matrices take smaller
     # steps (training/optimizer.py says by which rule). 0: the same steps at any width.
     base_width: int = 0

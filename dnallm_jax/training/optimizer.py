@@ -1,5 +1,6 @@
 """How do gradients move parameters? Clipped AdamW or Muon: warm-up, decay, masked decay."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -43,10 +44,11 @@ def described(o: Optimizer, steps: int) -> list[str]:
     warmup, fall_begins = turns(o, steps)
     stays = f", stays until step {fall_begins}" if o.schedule == "wsd" else ""
     falls = "along a cosine" if o.schedule == "cosine" else "along a line"
+    clipped = f"clipped to norm {o.clip:g}" if o.clip else "not clipped"
     return [
         f"{o.name}: learning rate up to {o.learning_rate:g} in {warmup} steps{stays}, down {falls} "
         f"to {o.learning_rate * o.final_fraction:g}",
-        f"gradients clipped to norm {o.clip:g}, decay {o.weight_decay:g} of matrices alone"
+        f"gradients {clipped}, decay {o.weight_decay:g} of matrices alone"
         + (f", learning rates from width {o.base_width}" if o.base_width else ""),
     ]
 
@@ -98,7 +100,7 @@ def make_optimizer(
         )
     else:
         moved = optax.adamw(rate, o.beta1, o.beta2, weight_decay=o.weight_decay, mask=decayed)
-    tx = optax.chain(optax.clip_by_global_norm(o.clip), moved)
+    tx = optax.chain(optax.clip_by_global_norm(o.clip or math.inf), moved)
     if layer_decay < 1:
         tx = optax.chain(tx, _by_layer(layer_decay))
     if frozen_steps:

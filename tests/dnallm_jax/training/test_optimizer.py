@@ -105,10 +105,14 @@ def test_decay_alone_shrinks_matrices_and_nothing_else() -> None:
     assert set(steps.values()) == {0.0}
 
 
-@pytest.mark.parametrize(("size", "share"), [(100.0, 0.01), (0.5, 1.0)])
-def test_gradients_longer_than_the_clip_are_shortened_together(size: float, share: float) -> None:
+@pytest.mark.parametrize(
+    ("size", "clip", "share"), [(100.0, 1.0, 0.01), (0.5, 1.0, 1.0), (100.0, 0.0, 1.0)]
+)
+def test_gradients_longer_than_the_clip_are_shortened_together(
+    size: float, clip: float, share: float
+) -> None:
     params = small_params()
-    tx = make_optimizer(CONSTANT, 10)
+    tx = make_optimizer(dataclasses.replace(CONSTANT, clip=clip), 10)
     entries = sum(leaf.size for leaf in jax.tree.leaves(params))
     gradients = jax.tree.map(lambda p: jnp.full_like(p, size / entries**0.5), params)
     _, state = quick_jit(tx.update)(gradients, tx.init(params), params)
@@ -210,6 +214,9 @@ def test_the_header_says_where_the_learning_rate_turns() -> None:
         "to 0.05",
         "gradients clipped to norm 1, decay 0.1 of matrices alone, learning rates from width 64",
     ]
+    assert described(dataclasses.replace(o, clip=0.0), 60)[1] == (
+        "gradients not clipped, decay 0.1 of matrices alone"
+    )
     assert described(Optimizer(), 1000)[0] == (
         "adamw: learning rate up to 0.001 in 100 steps, down along a cosine to 0.0001"
     )
