@@ -42,9 +42,15 @@ class Profile:
             self._running = True
 
     def close(self) -> None:
-        """Ends what is being recorded, at the end of a run."""
+        """Ends what is being recorded, at the end of a run; says so where none of it was."""
         if self._running:
             self._end(None)
+        elif self._steps is not None:
+            self._say(
+                "profile     of steps {} to {}: none, this start did not come to them".format(
+                    *self._steps
+                )
+            )
 
     def _end(self, state: Any) -> None:
         assert self._steps is not None

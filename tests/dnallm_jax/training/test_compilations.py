@@ -125,6 +125,9 @@ def test_the_header_leaves_nothing_to_guess(runs: tuple[Told, Told]) -> None:
         "1.79 k (matrices 1.63 k, embeddings 96, norms and biases 64); with moments and running "
         "mean 28.7 kB on each device"
     )
+    assert said["data"].endswith(
+        "63 rows of 32 as prepared (now 1024 are asked for), 1 bases a token"
+    )
     assert said["batch"] == "8 rows of 32 = 256 tokens = 256 bases"
     assert said["budget"] == "9 steps = 2.3 k tokens = 2.3 k bases = 1.14 epochs of 7.875 steps"
     assert said["every"] == (
@@ -135,6 +138,13 @@ def test_the_header_leaves_nothing_to_guess(runs: tuple[Told, Told]) -> None:
     assert said["FLOPs"].endswith(f"a token = {formula()}; 2.3 G in all")
     assert said["MFU"].startswith("tokens/s x FLOPs a token / 1 GFLOP/s (a guess); causal")
     assert "start       step 9 (restored)" in runs[1].lines
+
+
+def test_the_running_mean_is_judged_beside_the_weights(runs: tuple[Told, Told]) -> None:
+    judged = [line for line in runs[0].metrics if "validation_bits_per_base" in line]
+    assert [line["step"] for line in judged] == [4, 8, 9]
+    for line in judged:  # in its first steps a run gets better, and the mean comes behind
+        assert line["validation_bits_per_base_of_ema"] > line["validation_bits_per_base"]
 
 
 def test_where_time_and_memory_went_lies_beside_the_metrics(runs: tuple[Told, Told]) -> None:
@@ -148,6 +158,8 @@ def test_where_time_and_memory_went_lies_beside_the_metrics(runs: tuple[Told, To
     last = first.speed[-1]
     assert last["goodput"] == pytest.approx(last["step_seconds"] / last["run_seconds"])
     assert first.lines[-1].startswith("goodput ")
-    assert runs[1].lines[-1].startswith("start "), "a finished run says nothing of time"
+    *_, start, profile = runs[1].lines
+    assert start.startswith("start "), "a finished run says nothing of time"
+    assert profile == "profile     of steps 3 to 4: none, this start did not come to them"
     assert len(first.profiles) == 1
     assert any(line.startswith("profile     of steps 3 to 4: ") for line in first.lines)

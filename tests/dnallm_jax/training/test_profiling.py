@@ -70,4 +70,6 @@ def test_no_profile_is_written_unasked(
 ) -> None:
     monkeypatch.setattr(jax.profiler, "start_trace", lambda *_: pytest.fail("a trace was begun"))
     assert profiled(tmp_path, None, 1) == []
-    assert profiled(tmp_path, (1, 2), 3) == []
+    assert profiled(tmp_path, (1, 2), 3) == [
+        "profile     of steps 1 to 2: none, this start did not come to them"
+    ]
