@@ -263,6 +263,27 @@ def test_a_later_token_moves_no_bit_of_an_earlier_logit(params: Params) -> None:
         assert set(range(place, 140)) == set(moved), "every later logit should see the change"
 
 
+@pytest.mark.parametrize(
+    ("window", "causal", "before", "after"), [(5, True, 0, 8), (5, False, 8, 8), (0, False, 70, 69)]
+)
+def test_a_token_moves_those_that_may_see_it(
+    params: Params, window: int, causal: bool, before: int, after: int
+) -> None:
+    """With a window of 5 it reaches 4 places further in each of the two layers."""
+    batch = packed([[10, 140]], LENGTH)
+    spec = dataclasses.replace(SPEC, window=window)
+
+    @jax.jit
+    def states(tokens: np.ndarray) -> jax.Array:
+        rest = batch["segment_ids"], batch["positions"]
+        return gpt.hidden_states(params["backbone"], spec, RUN, tokens, *rest, causal=causal)
+
+    tokens, place = batch["tokens"].copy(), 80
+    tokens[0, place] = other_tokens(tokens[0, place])
+    differ = np.asarray(states(batch["tokens"]) != states(tokens))[0].any(axis=1)
+    assert np.flatnonzero(differ).tolist() == [*range(place - before, place + after + 1)]
+
+
 @pytest.mark.parametrize("module", [GPT, Classifier])
 def test_every_parameter_is_described_once(module: Callable) -> None:
     params = jax.eval_shape(functools.partial(gpt.initialise, module, SPEC, seed=0))

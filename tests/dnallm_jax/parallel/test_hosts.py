@@ -3,7 +3,9 @@
 import os
 import pathlib
 import socket
+from typing import Any
 
+import jax
 import pytest
 
 from data_pipeline.errors import UserError
@@ -121,6 +123,20 @@ def test_what_is_there_is_taken() -> None:
     hosts.start("cpu")
     hosts.start(devices=8)
     assert hosts.is_main()
+
+
+def test_compiled_code_is_kept_where_nobody_said_otherwise(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    hosts.start()
+    assert told == {}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    hosts.start()
+    assert told["jax_compilation_cache_dir"] == str(tmp_path / "dnallm_jax" / "xla")
 
 
 def test_a_cpu_runs_float32_unrolled_and_says_why() -> None:

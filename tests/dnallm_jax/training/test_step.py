@@ -26,7 +26,9 @@ from tests.dnallm_jax.tiny import QUICK, RUN, SPEC, numpy_params, packed, quick_
 
 Sizes = tuple[int, int, int, int]  # data, fsdp, tensor, sequence
 MESHES: dict[str, Sizes] = {
+    "data=8": (8, 1, 1, 1),
     "fsdp=8": (1, 8, 1, 1),
+    "tensor=2": (1, 1, 2, 1),
     "data=2 x fsdp=4": (2, 4, 1, 1),
     "fsdp=4 x tensor=2": (1, 4, 2, 1),
     "data=2 x fsdp=2 x tensor=2": (2, 2, 2, 1),
