@@ -16,12 +16,11 @@ from dnallm_jax.planning.chips import DCN_BYTES_PER_SECOND, GIB
 from dnallm_jax.planning.roofline import Bound, Work
 from dnallm_jax.planning.topology import Topology
 
-REMATS = ("none", "dots", "block")
 _ROWS = (1, 2, 4, 8, 16, 32, 64)  # worked on at once by each group of devices that shares a row
 _ROOM = 0.92  # of a device's memory: what the estimate may reach
-# How often a step reads or writes what a layer computes of a token. Programs that were compiled
-# for presets say 7.5 to 8.3 (benchmarks/LOG.md).
-_PASSES = 8
+# The policies tried, and how often a step of each reads or writes what a layer computes of a token:
+# as in programs that were compiled for presets, like the factors of memory in `estimate`.
+_PASSES = {"none": 12, "dots": 8, "block": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +155,7 @@ def candidates(config: Config, spec: GPTSpec, topology: Topology) -> Iterator[Ca
     """
     asked = config.pretrain.batch_rows
     for mesh in meshes(spec, topology, config.mesh.sequence):
-        for remat, each in itertools.product(REMATS, _ROWS):
+        for remat, each in itertools.product(_PASSES, _ROWS):
             rows = each * mesh.data * mesh.fsdp
             batch = rows if asked % rows else asked
             tried = dataclasses.replace(
@@ -190,11 +189,12 @@ def estimate(config: Config, spec: GPTSpec, topology: Topology) -> Candidate:
     """Memory and bound of a step by formula, for a device.
 
     Memory: parameters and both moments in float32, gradients in bfloat16 (and their sum in float32,
-    where there are parts), what each policy keeps of a layer, one layer's inner activations twice,
-    and one layer's gathered weights twice. Exchanged, for each part of the batch: weights gathered
-    twice and gradients scattered once (fsdp), gradients summed (data), activations summed four
-    times a layer (tensor), queries, keys, values and results swapped, forwards and backwards
-    (sequence). Read and written: activations, gathered weights thrice, and the optimizer's state.
+    where there are parts), what each policy keeps of a layer (of all, some in float32), most of one
+    layer's inner activations, and one layer's gathered weights twice. Exchanged, for each part of
+    the batch: weights gathered twice and gradients scattered once (fsdp), gradients summed (data,
+    sequence), activations summed four times a layer (tensor), queries, keys, values and results
+    swapped, forwards, backwards and where they are computed again (sequence). Read and written:
+    activations, gathered weights thrice, and the optimizer's state.
     """
     mesh, chip, training = config.mesh, topology.chip, config.pretrain
     row, parts, remat = config.corpus.row_length, training.accumulate, config.execution.remat
@@ -205,14 +205,14 @@ def estimate(config: Config, spec: GPTSpec, topology: Topology) -> Candidate:
     inner = spec.feed_forward / mesh.tensor
     whole = 2 * (6 * spec.width + 3 * narrow + 4 * inner)  # bytes a token and layer
     kept = {
-        "none": whole,
+        "none": 1.75 * whole,
         "dots": 2 * (3 * spec.width + narrow + 2 * inner),
         "block": 2.0 * spec.width,
     }[remat]
     memory = (
         (14 if parts == 1 else 18) * parameters / mesh.fsdp
         + 4 * parameters / spec.layers
-        + own / parts * (spec.layers * kept + 2 * whole)
+        + own / parts * (spec.layers * kept + 0.8 * whole)
         + own / parts * 4 * 3 * 128  # logits, in whole tiles
     )
 
@@ -220,17 +220,17 @@ def estimate(config: Config, spec: GPTSpec, topology: Topology) -> Candidate:
         return (devices - 1) / devices
 
     links = sum(roofline.links(topology, d) for d in range(len(topology.shape)))
+    swapped = 2 * (spec.heads + max(spec.kv_heads, mesh.sequence)) * spec.head_width / mesh.tensor
     summed = 4 * parts * parameters / mesh.fsdp  # bytes of gradients that copies have in common
     sent = (
         6 * parts * parameters * among(mesh.fsdp)
-        + summed * among(mesh.data // topology.slices)
+        + summed * among(mesh.data // topology.slices * mesh.sequence)
         + 16 * own * spec.width * spec.layers * among(mesh.tensor)
-        + 4 * own * (narrow + spec.heads * spec.head_width / mesh.tensor)
-        * spec.layers * among(mesh.sequence)
+        + (4 if remat == "none" else 6) * own * spec.layers * swapped * among(mesh.sequence)
     )  # fmt: skip
     across = summed * among(topology.slices) * len(topology.devices) / topology.hosts
     traffic = (
-        _PASSES * own * spec.layers * whole
+        _PASSES[remat] * own * spec.layers * whole
         + 12 * parts * parameters
         + 28 * parameters / mesh.fsdp
     )  # fmt: skip
