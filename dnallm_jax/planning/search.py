@@ -17,6 +17,7 @@ from dnallm_jax.planning.roofline import Bound, Work
 from dnallm_jax.planning.topology import Topology
 
 _ROWS = (1, 2, 4, 8, 16, 32, 64)  # worked on at once by each group of devices that shares a row
+_WORTH = 0.02  # MFU by which an estimate must exceed what was found, to be compiled
 _ROOM = 0.92  # of a device's memory: what the estimate may reach
 # The policies tried, and how often a step of each reads or writes what a layer computes of a token:
 # as in programs that were compiled for presets, like the factors of memory in `estimate`.
@@ -99,11 +100,10 @@ def best(
         if not promising:
             break
         candidate = promising.pop(0)
-        if found and found.verdict.bound:
-            reached = _speed(found.verdict.step.work, topology, found.verdict.bound)
-            if _speed(candidate.work, topology, candidate.bound) <= reached:
-                say("            the rest promises no more")
-                break
+        promised, _ = _speed(candidate.work, topology, candidate.bound)
+        if found and promised < found.verdict.mfu + _WORTH:
+            say("            the rest promises no more")
+            break
         say(f"{f'{number} of {compiles}':<12}{' '.join(candidate.overrides)}")
         estimate = _told(candidate.work, topology, candidate.bound, candidate.memory)
         say(f"            estimate: {estimate}")
