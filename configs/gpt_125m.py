@@ -4,8 +4,9 @@ python main.py plan     --config=configs/gpt_125m.py --topology=v5e:2x4
 python main.py prepare  --config=configs/gpt_125m.py --workdir=DIR --config.root=GENOMES
 python main.py pretrain --config=configs/gpt_125m.py --workdir=DIR --platform=tpu
 
-Predicted by `plan` on eight v5e chips: 3.8 GiB of 15.75 a chip, at most 0.89 million tokens a
-second (71 % MFU; a bound, not measured on a TPU). benchmarks/LOG.md has other TPUs.
+Predicted by `plan`, a bound that was not measured on a TPU: on eight v5e chips 3.8 of 15.75 GiB a
+chip, at most 0.89 million tokens a second (71 % MFU); on eight v6e 4.1 of 31.25 GiB and 2.92
+million (50 %). benchmarks/LOG.md has rows of 131,072.
 """
 
 from ml_collections import ConfigDict
