@@ -4,8 +4,8 @@ python main.py plan     --config=configs/gpt_1b.py --topology=v5e:2x4
 python main.py prepare  --config=configs/gpt_1b.py --workdir=DIR --config.root=GENOMES
 python main.py pretrain --config=configs/gpt_1b.py --workdir=DIR --platform=tpu
 
-Predicted by `plan` on eight v5e chips: fits at 64 rows, at most 0.14 million tokens a second (73 %
-MFU; a bound, not measured on a TPU). benchmarks/LOG.md has other TPUs.
+Predicted by `plan`, a bound that was not measured on a TPU: on eight v5e chips 12.1 of 15.75 GiB a
+chip, at most 0.14 million tokens a second (73 % MFU). benchmarks/LOG.md has v6e and larger slices.
 """
 
 from ml_collections import ConfigDict
