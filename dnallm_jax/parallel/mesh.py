@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.mesh_utils import create_hybrid_device_mesh
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_pipeline.errors import UserError
@@ -49,15 +49,17 @@ def make_mesh(
         )
     kinds = (AxisType.Auto,) * len(AXES)
     slices = _slices(devices)
+    # Two axes may share a dimension of the torus (8 x 8 on 4 x 4 x 4 chips), where they must.
+    shared = {"allow_split_physical_axes": True}
     if slices == 1:
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=devices)
+        return Mesh(create_device_mesh(sizes, devices, **shared), AXES, axis_types=kinds)
     if sizes[0] % slices:
         raise UserError(
             f"mesh.data = {sizes[0]} does not divide over the {slices} slices of this TPU; make "
             f"--config.mesh.data a multiple of {slices}, or -1"
         )
     within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
-    return Mesh(create_hybrid_device_mesh(within, across, devices), AXES, axis_types=kinds)
+    return Mesh(create_hybrid_device_mesh(within, across, devices, **shared), AXES, axis_types=kinds)
 
 
 def _slices(devices: Iterable[Any]) -> int:

@@ -1,6 +1,7 @@
 """Does the mesh cover the devices, the table split what it says, and a mistake get one sentence?"""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -132,15 +133,16 @@ def test_split_rows_are_refused_where_they_do_not_fit() -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chip:
-    """As much of a TPU's chip as says where it is: slices of 2 x 2 chips, two cores a host."""
+    """As much of a TPU's chip as says where it is, in slices of so many chips along each axis."""
 
     id: int
     platform: str = "tpu"
     device_kind: str = "TPU v5 lite"
+    shape: tuple[int, int, int] = (2, 2, 1)
 
     @property
     def slice_index(self) -> int:
-        return self.id // 4
+        return self.id // math.prod(self.shape)
 
     @property
     def process_index(self) -> int:
@@ -148,11 +150,25 @@ class Chip:
 
     @property
     def coords(self) -> tuple[int, int, int]:
-        return (self.id % 2, self.id // 2 % 2, 0)
+        x, y, z = self.shape
+        return (self.id % x, self.id // x % y, self.id // (x * y) % z)
 
     @property
     def core_on_chip(self) -> int:
         return 0
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("kind", ["TPU v4", "TPU v5", "TPU v6 lite"])
+def test_two_axes_may_share_a_dimension_of_the_torus(kind: str, slices: int) -> None:
+    chips = [Chip(n, device_kind=kind, shape=(4, 4, 4)) for n in range(64 * slices)]
+    mesh = make_mesh(data=-1, fsdp=8, devices=chips)
+    assert mesh.shape["data"] == 8 * slices
+    assert set(mesh.devices.flat) == set(chips)
+    # The eight that share parameters are neighbours: a brick of four by two by one.
+    for group in mesh.devices.reshape(-1, 8):
+        places = np.array([chip.coords for chip in group])
+        assert sorted(np.ptp(places, axis=0) + 1) == [1, 2, 4]
 
 
 def test_only_data_goes_across_slices() -> None:
