@@ -59,7 +59,8 @@ def make_mesh(
             f"--config.mesh.data a multiple of {slices}, or -1"
         )
     within, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
-    return Mesh(create_hybrid_device_mesh(within, across, devices, **shared), AXES, axis_types=kinds)
+    placed = create_hybrid_device_mesh(within, across, devices, **shared)
+    return Mesh(placed, AXES, axis_types=kinds)
 
 
 def _slices(devices: Iterable[Any]) -> int:
