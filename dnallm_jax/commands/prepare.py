@@ -6,7 +6,8 @@ the labelled records named by config.contigs into a second one (DIR/data/contigs
 file, a folder, a glob, @list.txt (one a line), an address (http, gs://, s3://) or - (standard
 input); the last two are saved in DIR/data/downloads first. Several are written
 --config.corpus.sources="('genomes/','more/*.fa.gz')". Paths, those in lists too, are relative to
-config.root. What is there already and of the same identity is kept.
+config.root; --config.contigs.train=() prepares the corpus alone, --config.corpus.sources=() the
+records. What is there already and of the same identity is kept.
 
 --workers=N writes the corpus in N processes, --beam_pipeline_options=runner=NAME,... through Apache
 Beam (an environment of its own: requirements-beam.txt; runner=FnApiRunner is a local one). The rows
@@ -58,45 +59,46 @@ def run(arguments: list[str]) -> None:
     def rooted(patterns: tuple[str, ...]) -> tuple[str, ...]:
         return saved(patterns, buckets.local(str(workdir / "data" / "downloads")), config.root)
 
-    # In a bucket, they are made on this machine's disk and then copied.
-    corpus_dir, contigs_dir = str(workdir / common.CORPUS), str(workdir / common.CONTIGS)
-
+    # Both are looked for and checked before hours are spent on one of them.
+    corpus_asked = contigs_asked = None
     if config.corpus.sources:
-        corpus = build_corpus(
-            CorpusOptions(
-                sources=rooted(config.corpus.sources),
-                validation_sources=rooted(config.corpus.validation_sources),
-                tokenizer=tokenizer_spec(config.tokenizer),
-                row_length=config.corpus.row_length,
-                validation_fraction=config.corpus.validation_fraction,
-                cluster_key=config.corpus.cluster_key,
-                exclude=config.corpus.exclude,
-                max_bases=config.corpus.max_bases,
-                soft_mask_weight=config.corpus.soft_mask_weight,
-                wrap_circular=config.corpus.wrap_circular,
-                phases=config.corpus.phases,
-                seed=config.corpus.seed,
-                metadata=config.corpus.metadata
-                and os.path.join(config.root, config.corpus.metadata),
-            ),
-            buckets.local(corpus_dir),
-            _runner(),
+        corpus_asked = CorpusOptions(
+            sources=rooted(config.corpus.sources),
+            validation_sources=rooted(config.corpus.validation_sources),
+            tokenizer=tokenizer_spec(config.tokenizer),
+            row_length=config.corpus.row_length,
+            validation_fraction=config.corpus.validation_fraction,
+            cluster_key=config.corpus.cluster_key,
+            exclude=config.corpus.exclude,
+            max_bases=config.corpus.max_bases,
+            soft_mask_weight=config.corpus.soft_mask_weight,
+            wrap_circular=config.corpus.wrap_circular,
+            phases=config.corpus.phases,
+            seed=config.corpus.seed,
+            metadata=config.corpus.metadata and os.path.join(config.root, config.corpus.metadata),
         )
+        corpus_asked.check()
+    if config.contigs.train:
+        contigs_asked = ContigsOptions(
+            train=rooted(config.contigs.train),
+            validation=rooted(config.contigs.validation),
+            test=rooted(config.contigs.test),
+            validation_fraction=config.contigs.validation_fraction,
+            cluster_key=config.contigs.cluster_key,
+            seed=config.contigs.seed,
+        )
+        contigs_asked.check()
+
+    # In a bucket, they are made on this machine's disk and then copied.
+    if corpus_asked:
+        corpus_dir = str(workdir / common.CORPUS)
+        corpus = build_corpus(corpus_asked, buckets.local(corpus_dir), _runner())
         buckets.send(corpus_dir, "corpus.json")
         for line in describing.lines(corpus.manifest):
             print(line)
-    if config.contigs.train:
-        contigs = build_contigs(
-            ContigsOptions(
-                train=rooted(config.contigs.train),
-                validation=rooted(config.contigs.validation),
-                test=rooted(config.contigs.test),
-                validation_fraction=config.contigs.validation_fraction,
-                cluster_key=config.contigs.cluster_key,
-                seed=config.contigs.seed,
-            ),
-            buckets.local(contigs_dir),
-        )
+    if contigs_asked:
+        contigs_dir = str(workdir / common.CONTIGS)
+        contigs = build_contigs(contigs_asked, buckets.local(contigs_dir))
         buckets.send(contigs_dir, "contigs.json")
         for line in describing.lines(contigs.manifest):
             print(line)

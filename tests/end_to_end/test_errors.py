@@ -109,6 +109,11 @@ LATE = {
         "prepare --config=recipe.py --config.corpus.sources=() --workdir={new}",
         ["config.corpus.sources", "config.contigs.train", "nothing to prepare"],
     ),
+    "contigs that are not there": Mistake(  # told before the corpus is built
+        "prepare --config=recipe.py --config.corpus.sources=good.fa --config.contigs.train=no.fa "
+        "--workdir={new}",
+        ["no.fa: no such file"],
+    ),
     "a list of files": Mistake(
         "prepare --config=recipe.py --config.corpus.sources=@blank.fa --workdir={new}",
         ["blank.fa: the list names no file"],
