@@ -180,7 +180,7 @@ def leakage(
     copies: dict[str, int] = {}
     for name, stretches in itertools.groupby(test, key=lambda record: record.id):
         parts = [_hashes(kmers.base_codes(part.bases), train.level) for part in stretches]
-        hashes = _sorted_distinct(parts) if len(parts) > 1 else parts[0]
+        hashes = _union(parts)
         shared = int(np.count_nonzero(train.contains(hashes)))
         related = shared > 0 and shared >= MIN_CONTAINMENT * len(hashes)
         if related:
@@ -264,34 +264,45 @@ def _sketch_all(
     at once.
     """
     ids: dict[str, int] = {}  # to the number of k-mers
-    sketches: list[np.ndarray] = []
-    cap, held, longest, name = 0, 0, 0, None
-    for record in records:
-        if record.id != name:
-            if record.id in ids:
-                raise ValueError(f"two records are named {record.id!r}")
-            name = record.id
-            ids[name] = 0
-            sketches.append(np.zeros(0, np.uint64))
-        n_kmers = ids[name] = ids[name] + max(len(record.bases) - K + 1, 0)
-        longest = max(longest, n_kmers)
-        level = _level(n_kmers, max(cap, _least_level(n_kmers, max_hashes)))
-        before, own = sketches[-1], _hashes(kmers.base_codes(record.bases), level)
-        if len(before):  # of the stretches before, perhaps at a finer scale
-            own = _sorted_distinct([before[: _below(before, level)], own])
-        sketches[-1] = own
-        held += len(own) - len(before)
-        while cap < _least_level(longest, max_hashes) or (
-            held > max_hashes and _level(longest, cap) == cap
-        ):
-            cap += 1
-            sketches = [
-                # Copied, so that the longer array it is a part of is given back.
-                s[: _below(s, _level(n, cap))].copy() if _level(n, cap) == cap else s
-                for s, n in zip(sketches, ids.values(), strict=True)
-            ]
-            held = sum(map(len, sketches))
+    sketches: list[np.ndarray] = []  # of the records before
+    cap, held, longest = 0, 0, 0
+    for name, stretches in itertools.groupby(records, key=lambda record: record.id):
+        if name in ids:
+            raise ValueError(f"two records are named {name!r}")
+        ids[name] = 0
+        parts: list[np.ndarray] = []  # of this record's stretches; what two of them hold is in both
+        for stretch in stretches:
+            n_kmers = ids[name] = ids[name] + max(len(stretch.bases) - K + 1, 0)
+            longest = max(longest, n_kmers)
+            level = _level(n_kmers, max(cap, _least_level(n_kmers, max_hashes)))
+            parts.append(_hashes(kmers.base_codes(stretch.bases), level))
+            parts = [_thinned(part, level) for part in parts]
+            if held + sum(map(len, parts)) > max_hashes:
+                parts = [_union(parts)]
+            while cap < _least_level(longest, max_hashes) or (
+                held + sum(map(len, parts)) > max_hashes and _level(longest, cap) == cap
+            ):
+                cap += 1
+                sketches = [
+                    _thinned(s, _level(n, cap))
+                    for s, n in zip(sketches, ids.values(), strict=False)
+                ]
+                held = sum(map(len, sketches))
+                parts = [_thinned(part, _level(n_kmers, cap)) for part in parts]
+        sketches.append(_union(parts))
+        held += len(sketches[-1])
     return list(ids), sketches, np.array([_level(n, cap) for n in ids.values()], np.int64)
+
+
+def _union(parts: list[np.ndarray]) -> np.ndarray:
+    """The hashes of sorted parts, sorted, distinct."""
+    return _sorted_distinct(parts) if len(parts) > 1 else parts[0]
+
+
+def _thinned(sketch: np.ndarray, level: int) -> np.ndarray:
+    """What of a sketch belongs to that level; a copy, so that the longer array is given back."""
+    count = _below(sketch, level)
+    return sketch if count == len(sketch) else sketch[:count].copy()
 
 
 def _below(sketch: np.ndarray, level: int) -> int:

@@ -64,7 +64,8 @@ def table(texts: Iterable[bytes], source: str, line: int) -> Iterator[Block]:
             name = values.pop(id_column)
             if len(name.split()) != 1:
                 raise mistake(source, number, f"the {id_column} {name!r} is no single word")
-            name_of(name.encode(), source, number, id_column)  # no control characters
+            if name_of(name.encode(), source, number, id_column) != (name, ""):
+                raise mistake(source, number, f"the {id_column} {name!r} holds a control character")
             wrapped = values.pop(SEQUENCE_COLUMN).encode()  # a cell may be wrapped
             letters = wrapped.replace(b"\n", b"")
             begins = number - wrapped.count(b"\n")

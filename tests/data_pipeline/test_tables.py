@@ -68,6 +68,7 @@ def test_a_long_sequence_comes_in_blocks(
         ([ROWS[0], ("", "1", "g", "o", "ACGT")], r"t.csv: line 3: the id '' is no single word"),
         ([("a b", "1", "g", "o", "ACGT")], r"line 2: the id 'a b' is no single word"),
         ([("a\tb", "1", "g", "o", "ACGT")], r"line 2: the id 'a\\tb' is no single word"),
+        ([("a\x01", "1", "g", "o", "A")], r"line 2: the id 'a\\x01' holds a control character"),
         ([ROWS[0], ("a", "1", "g", "o", "C")], r"record 'a', line 3: this name was used before"),
         ([("a", "1", "g", "o", "")], r"record 'a', line 2: the record has no bases"),
         ([("a", "1", "g", '"o"x', "A")], r"t.csv: line 2: .* expected .*; correct the line"),
