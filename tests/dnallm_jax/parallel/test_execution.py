@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 from data_pipeline.errors import UserError
+from dnallm_jax.model import gpt
 from dnallm_jax.model.attention import attention
-from dnallm_jax.parallel.execution import choose
+from dnallm_jax.parallel.execution import choose, on_mesh
 from dnallm_jax.parallel.mesh import describe, make_mesh, sharding
 from dnallm_jax.parallel.sharing import share_out
+from tests.dnallm_jax.tiny import RUN, SPEC
 from tests.dnallm_jax.tpus import described, tpu_compiler
 
 TRITON = "__gpu$xla.gpu.triton"
@@ -77,6 +79,28 @@ def test_a_kernel_is_refused_where_it_does_not_run() -> None:
         )
         device: Any = Device(platform)
         assert choose(attention=kernel, device=device)[0].attention == kernel
+
+
+def test_whole_matrices_come_to_the_rows_but_for_what_tensor_splits() -> None:
+    run, asked = on_mesh(RUN, make_mesh(1, 4, 2)), []
+    assert run.gather is not None
+    wq, axes = jnp.zeros((8, 4, 8)), gpt.MATRICES["wq"]
+    lies = jax.jit(run.gather, static_argnums=1)(wq, axes).sharding.shard_shape(wq.shape)
+    assert lies == (8, 2, 8)
+
+    def gather(matrix: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        asked.append(axes)
+        return matrix
+
+    spied = dataclasses.replace(run, gather=gather)
+    places = jax.ShapeDtypeStruct((8, 16), "int32")
+    params = jax.eval_shape(functools.partial(gpt.initialise, gpt.Backbone, SPEC, seed=0))
+    states = functools.partial(gpt.hidden_states, spec=SPEC, run=spied)
+    jax.eval_shape(
+        lambda p, x: states(p, tokens_BL=x, segment_ids_BL=x, positions_BL=x), params, places
+    )
+    assert set(asked) == set(gpt.MATRICES.values())
+    assert len(asked) % len(gpt.MATRICES) == 0
 
 
 def compiled(name: str, sizes: tuple[int, ...], devices: list[jax.Device]) -> str:

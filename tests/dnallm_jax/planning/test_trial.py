@@ -46,6 +46,8 @@ def test_what_a_compiled_step_sends(verdict: trial.Verdict) -> None:
     # gradients scattered, two bytes a parameter, three quarters of each from other devices.
     parameters = 5 * (128 * 128 * 4 + 3 * 128 * 192)
     assert trial.network_bytes(verdict)[ICI] == pytest.approx(3 * 2 * parameters * 3 / 4, rel=0.25)
+    gathered = [c for c in verdict.exchanged if c.kind == "all-gather"]  # twice: not kept
+    assert collectives.sent(gathered, ICI) == pytest.approx(2 * 2 * parameters * 3 / 4, rel=0.05)
     assert trial.network_bytes(verdict)[DCN] == 0
     # No activations go round past the parts of a matrix instead.
     permuted = [c for c in verdict.exchanged if c.kind == "collective-permute"]
