@@ -2,14 +2,15 @@
 
 Batch i is a pure function of (data set, seed, i): at place p = i * batch_rows + j of an endless
 stream is the row, on the strand, that `order` says. So the data's whole state is one integer, and
-any number of processes, threads or restarts sees the same global batches.
+any number of processes or restarts sees the same global batches.
 """
 
-import collections
+import atexit
 import functools
 import itertools
+import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,6 +94,8 @@ class Layout:
         shape = (len(rows), self._length)
         tokens = np.full(shape, PAD, self._tokenizer.dtype)
         ids, positions, weights = _of_whole_rows(*shape)
+        # At once, lest the C library return the memory of several and have it cleared again.
+        fresh = np.empty((4, *shape), np.int32)
         soft = []
         for i, given in enumerate(rows):
             lengths: np.ndarray = _NONE
@@ -106,19 +109,23 @@ class Layout:
             if len(lengths) == 1 and lengths[0] == self._length:
                 continue
             if not ids.flags.writeable:
-                ids, positions = np.ones(shape, np.int32), np.tile(self._places, (len(rows), 1))
-            ends = np.cumsum(lengths)
+                ids, positions = fresh[1], fresh[2]
+                ids[:] = 1
+                positions[:] = self._places
+            ends = lengths.cumsum(dtype=np.int32)
             first, used = (ends[0], ends[-1]) if len(ends) else (0, 0)
-            ids[i, first:used] = np.repeat(self._places[2 : len(ends) + 1], lengths[1:])
-            positions[i, first:used] -= np.repeat(ends[:-1], lengths[1:])
+            if len(ends) > 1:
+                ids[i, first:used] = self._places[2 : len(ends) + 1].repeat(lengths[1:])
+                positions[i, first:used] -= ends[:-1].repeat(lengths[1:])
             ids[i, used:] = positions[i, used:] = 0
         if not self._first or soft or tokens.min() < self._first:
-            counts = tokens >= self._first if self._first else self._counts[tokens]
-            weights = counts.astype(np.float32)
+            weights = fresh[3].view(np.float32)
+            weights[:] = tokens >= self._first if self._first else self._counts[tokens]
             for i, own in soft:
                 weights[i, : len(own)] *= own
+        fresh[0] = tokens
         return {
-            "tokens": tokens.astype(np.int32),
+            "tokens": fresh[0],
             "segment_ids": ids,
             "positions": positions,
             "weights": weights,
@@ -153,27 +160,52 @@ def _of_whole_rows(rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.n
     return ids, positions, weights
 
 
-def stream(
-    batch: Callable[[int], Batch], *, start: int, threads: int = 1, ahead: int = 4
-) -> Iterator[Batch]:
-    """batch(start), batch(start + 1), ... for ever, made by threads while the caller computes.
+def stream(batch: Callable[[int], Batch], *, start: int, ahead: int = 4) -> Iterator[Batch]:
+    """batch(start), batch(start + 1), ... for ever, made by a thread while the caller computes.
 
     `ahead` of them are being made or wait. What `batch` raises reaches the caller in its turn.
-    Closing the iterator, or losing the last reference to it, ends the threads after the batches
-    they are at.
+    Closing the iterator, losing the last reference to it or the end of the program ends the thread
+    after the batch it is at.
     """
-    import grain
+    wanted, made = queue.SimpleQueue[int](), queue.SimpleQueue[Batch | BaseException]()
+    ended = threading.Event()
 
-    by_number = grain.MapDataset.range(start, np.iinfo(np.int64).max).map(lambda n: batch(int(n)))
-    pool = ThreadPoolExecutor(threads)  # which hands over faster than grain's own reading ahead
-    made: collections.deque[Future[Batch]] = collections.deque()
+    def make() -> None:
+        while True:
+            number = wanted.get()
+            if ended.is_set():
+                return
+            try:
+                made.put(batch(number))
+            except BaseException as error:  # whatever it is, the caller waits for it
+                made.put(error)
+
+    def end() -> None:
+        ended.set()
+        wanted.put(0)  # it may be waiting
+
+    def end_and_wait() -> None:
+        end()
+        thread.join()
+
+    def taken() -> Batch:  # and not kept: its memory is that of the next one, if the caller is done
+        if isinstance(found := made.get(), BaseException):
+            raise found
+        return found
+
+    # Not a pool, which takes five times as long to hand a batch over. A daemon, since the program's
+    # end waits for other threads before it tells anyone; told so, it is waited for all the same.
+    thread = threading.Thread(target=make, name="batches ahead", daemon=True)
+    atexit.register(end_and_wait)
+    thread.start()
     try:
-        for number in itertools.count():
-            made.append(pool.submit(by_number.__getitem__, number))
-            if len(made) > ahead:
-                yield made.popleft().result()
+        for number in itertools.count(start):
+            wanted.put(number)
+            if number >= start + ahead:
+                yield taken()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        end()
+        atexit.unregister(end_and_wait)
 
 
 class CorpusBatches:

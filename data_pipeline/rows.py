@@ -28,6 +28,9 @@ NIBBLE_VOCABULARY = 16
 CHUNK_BYTES = 4_096  # about so many bytes of tokens are compressed together, and unpacked for a row
 MOST_TOGETHER = 16
 
+# Where the two halves lie in a byte. NumPy takes arrays faster than numbers, a fiftieth of a batch.
+_LOW, _HIGH = np.array(15, np.uint8), np.array(4, np.uint8)
+
 
 @dataclass(frozen=True)
 class RowFormat:
@@ -178,8 +181,8 @@ class RowSource:
         if self.tokenizer.vocab_size <= NIBBLE_VOCABULARY:
             own = np.frombuffer(values["token_halves"], np.uint8)
             half = len(own)
-            np.bitwise_and(own, 15, out=tokens[:half])
-            np.right_shift(own[: size - half], 4, out=tokens[half:size])
+            np.bitwise_and(own, _LOW, tokens[:half])
+            np.right_shift(own[: size - half], _HIGH, tokens[half:size])
         else:
             tokens[:size] = np.frombuffer(values["tokens"], self.tokenizer.dtype)
         if "masked" not in values:

@@ -5,6 +5,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -121,10 +123,9 @@ def test_rows_that_do_not_divide_over_processes_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 123_456])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_stream_may_start_anywhere(start: int, threads: int) -> None:
+def test_a_stream_may_start_anywhere(start: int) -> None:
     batches = batches_of(Rows(Nucleotide()))
-    read = list(itertools.islice(stream(batches, start=start, threads=threads), 6))
+    read = list(itertools.islice(stream(batches, start=start), 6))
     assert all(same(batch, batches(start + i)) for i, batch in enumerate(read))
     assert not same(read[0], read[1])
 
@@ -315,7 +316,7 @@ def test_what_a_thread_raises_reaches_the_caller_in_its_turn() -> None:
             raise BadRowError("row 7 is broken")
         return {"tokens": np.full(1, number)}
 
-    batches = stream(batch, start=4, threads=2)
+    batches = stream(batch, start=4)
     assert [int(next(batches)["tokens"][0]) for _ in range(3)] == [4, 5, 6]
     with pytest.raises(BadRowError, match="row 7 is broken"):
         next(batches)
@@ -335,6 +336,43 @@ def test_batches_are_made_ahead_but_not_without_end() -> None:
     assert 0 in made
 
 
+def own_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "batches ahead"]
+
+
+@pytest.mark.parametrize("end", ["closed", "dropped", "failed"])
+def test_the_thread_of_a_stream_ends_with_it(end: str) -> None:
+    def batch(number: int) -> Batch:
+        if number == 2 and end == "failed":
+            raise BadRowError
+        return {}
+
+    before = set(own_threads())
+    batches = stream(batch, start=0)
+    next(batches)
+    (own,) = set(own_threads()) - before
+    if end == "closed":
+        batches.close()
+    elif end == "failed":
+        with pytest.raises(BadRowError):
+            list(batches)
+    else:
+        del batches
+    own.join(timeout=60)
+    assert not own.is_alive()
+
+
+def test_a_batch_is_not_kept_once_it_is_handed_over() -> None:
+    def batch(number: int) -> Batch:
+        return {"tokens": np.full(1, number)}
+
+    batches = stream(batch, start=0)
+    given = next(batches)["tokens"]
+    kept = weakref.ref(given)
+    del given
+    assert kept() is None
+
+
 ABANDONED = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[1])
@@ -347,12 +385,12 @@ def batch(number):
     return {}
 
 made = []
-at_work = stream(batch, start=0, threads=2, ahead=4)
+at_work = stream(batch, start=0, ahead=4)
 next(at_work)  # still referred to when the interpreter ends
-dropped = stream(batch, start=50, threads=2, ahead=4)
+dropped = stream(batch, start=50, ahead=4)
 next(dropped)
 del dropped
-failed = stream(batch, start=100, threads=2)
+failed = stream(batch, start=100)
 try:
     while True: next(failed)
 except KeyError:
