@@ -72,7 +72,7 @@ class Bpe:
         return "".join([self.tokens[token] for token in tokens.tolist()]).encode()
 
     def reverse_complement(self, tokens: np.ndarray) -> np.ndarray:
-        return self._complement[tokens[::-1]].astype(tokens.dtype, copy=False)
+        return self._complement[tokens[..., ::-1]].astype(tokens.dtype, copy=False)
 
     def spec(self) -> dict[str, Any]:
         return {

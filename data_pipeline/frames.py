@@ -188,6 +188,8 @@ class Codon:
         Codons are read in coding direction on either strand and stay as they are. Tokens before
         the first strand token, the rest of a stretch that was cut, stay in front.
         """
+        if tokens.ndim > 1:
+            return np.stack([self.reverse_complement(own) for own in tokens])
         cut, *stretches = np.split(tokens, np.flatnonzero(tokens >= FORWARD))
         other = np.concatenate([cut, *stretches[::-1]])
         return np.where(other >= FORWARD, FORWARD + BACKWARD - other, other).astype(tokens.dtype)

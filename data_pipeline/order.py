@@ -15,9 +15,18 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 def row_at(place: int, rows: int, seed: int) -> int:
     """The row at a place of the endless stream; every epoch is another permutation of all rows."""
-    epoch, within = divmod(place, rows)
-    block, within = divmod(within, _TOGETHER)
-    return _order(rows, seed, epoch, block)[within]
+    return rows_at(range(place, place + 1), rows, seed)[0]
+
+
+def rows_at(places: range, rows: int, seed: int) -> list[int]:
+    """The rows at consecutive places."""
+    found: list[int] = []
+    while len(found) < len(places):
+        epoch, within = divmod(places[len(found)], rows)
+        block, within = divmod(within, _TOGETHER)
+        left = len(places) - len(found)
+        found += _order(rows, seed, epoch, block)[within : within + left]
+    return found
 
 
 @functools.lru_cache(maxsize=16)

@@ -79,7 +79,7 @@ class Tokenizer(Protocol):
         """Tokens to letters ACGTN; padding vanishes. ValueError: an id out of range."""
 
     def reverse_complement(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens that decode to the reverse complement of what `tokens` decode to."""
+        """Tokens that decode to the reverse complement of what `tokens`, [..., L], decode to."""
 
     def spec(self) -> dict[str, Any]:
         """JSON-able and complete: `from_spec(t.spec()) == t`."""
@@ -127,7 +127,9 @@ class Nucleotide:
         other = tokens ^ 7
         if other.size and other.max() > T:
             other ^= (other > T) * other.dtype.type(7)
-        return other[::-1]
+        if other.dtype == np.uint8 and other.shape[-1] % 8 == 0:  # many rows: a third of the time
+            return other.view(np.uint64)[..., ::-1].byteswap().view(np.uint8)
+        return other[..., ::-1]
 
     def spec(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -204,7 +206,7 @@ class Kmer:
         return letters[tokens][kept[tokens]].tobytes()
 
     def reverse_complement(self, tokens: np.ndarray) -> np.ndarray:
-        return _kmer_complement(self.k)[tokens[::-1]].astype(tokens.dtype, copy=False)
+        return _kmer_complement(self.k)[tokens[..., ::-1]].astype(tokens.dtype, copy=False)
 
     def spec(self) -> dict[str, Any]:
         return {"name": self.name, "k": self.k}
@@ -260,6 +262,8 @@ class OverlappingKmer:
         return _kmer_letters(self.k)[0][tokens, 0].tobytes().replace(bytes(1), b"")
 
     def reverse_complement(self, tokens: np.ndarray) -> np.ndarray:
+        if tokens.ndim > 1:
+            return np.stack([self.reverse_complement(own) for own in tokens])
         return self.encode(reverse_complement(self.decode(tokens))).astype(tokens.dtype)
 
     def spec(self) -> dict[str, Any]:

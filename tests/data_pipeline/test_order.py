@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.order import permuted, random, row_at
+from data_pipeline.order import permuted, random, row_at, rows_at
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 30, 1000])
@@ -19,6 +19,14 @@ def test_every_epoch_is_another_permutation_of_all_rows(rows: int) -> None:
         assert all(a != b for a, b in itertools.combinations(epochs, 2))
         assert epochs[0] != [row_at(i, rows, seed=4) for i in range(rows)]
         assert epochs[0] != list(range(rows))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 5_000])
+@pytest.mark.parametrize("first", [0, 4_090, 9_990])
+def test_rows_at_consecutive_places_are_those_at_each(rows: int, first: int) -> None:
+    """Over the ends of epochs, and of the places whose rows are found together."""
+    for places in (range(first, first), range(first, first + 20)):
+        assert rows_at(places, rows, seed=3) == [row_at(place, rows, seed=3) for place in places]
 
 
 @given(st.integers(1, 5_000), st.integers(0, 2**32))

@@ -58,6 +58,25 @@ def test_reverse_complement_of_tokens_is_that_of_letters(
     check_strands(tokenizer, bases)
 
 
+SPECS = [
+    *(tokenizer.spec() for tokenizer in ALL),
+    {"name": "kmer", "k": 3, "stride": 1},
+    {"name": "codon"},
+]
+
+
+@pytest.mark.parametrize("length", [24, 29])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: "".join(map(str, spec.values())))
+def test_rows_are_turned_together_as_one_by_one(spec: dict, length: int) -> None:
+    tokenizer = from_spec(spec)
+    bases = np.random.default_rng(0).choice(list(b"ACGTN"), 4_000).astype(np.uint8).tobytes()
+    rows = tokenizer.encode(bases)[: 4 * length].reshape(4, length)
+    together = tokenizer.reverse_complement(rows)
+    assert together.dtype == rows.dtype
+    assert np.array_equal(together, [tokenizer.reverse_complement(row) for row in rows])
+    assert not np.array_equal(together, rows)
+
+
 @given(dna)
 def test_nucleotides_commute_with_the_strand(bases: bytes) -> None:
     tokenizer = Nucleotide()
