@@ -13,7 +13,7 @@ from dnallm_jax.model.attention import BACKENDS, attention
 from tests.dnallm_jax.tiny import leaks, quick_jit
 
 HEADS, HEAD_WIDTH = 4, 8
-LENGTH = 200  # a whole block of queries and a part of one
+LENGTH = 200  # more than a block, and no whole number of them
 LENGTHS = [[1, 130, 50], [200], [], [128, 60]]  # the third row is nothing but padding
 
 
@@ -25,14 +25,8 @@ def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels for other devices are interpreted, and in blocks smaller than the row."""
     monkeypatch.setitem(BACKENDS, "splash", functools.partial(splash.splash, interpret=True))
     monkeypatch.setattr(splash, "_BLOCKS", (128,))
+    monkeypatch.setattr(blockwise, "_BLOCK", 64)
     monkeypatch.setitem(BACKENDS, "flash", functools.partial(flash.flash, interpret=True))
-
-
-@pytest.fixture
-def long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of LENGTH take the way of long ones: two loops over three blocks, and a part of one."""
-    monkeypatch.setattr(blockwise, "_BLOCK", 32)
-    monkeypatch.setattr(blockwise, "_GROUPS", 2)
 
 
 def segments() -> np.ndarray:
@@ -115,26 +109,6 @@ def test_a_fast_back_end_is_the_reference_in_values_and_gradients(
         assert not array[padding].any(), "padding gets zeros and gives no gradient"
 
 
-@CASES
-def test_loops_over_blocks_are_the_reference(
-    kv_heads: int, dtype: str, causal: bool, window: int, long_rows: None
-) -> None:
-    test_a_fast_back_end_is_the_reference_in_values_and_gradients(
-        "blockwise", kv_heads, dtype, causal, window
-    )
-
-
-def test_loops_that_start_a_key_late_are_caught(
-    long_rows: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    qkv = queries_keys_values(2, "float32")
-    how = {"causal": True, "window": 20}
-    wanted = plain(2, "float32", **how)
-    assert furthest(value_and_gradient(qkv, **how), wanted) < TOLERANCE["float32"]
-    monkeypatch.setattr(blockwise, "_reach", lambda length, window: window - 2)
-    assert furthest(value_and_gradient(qkv, **how), wanted) > 1000 * TOLERANCE["float32"]
-
-
 def temporary_bytes(length: int) -> int:
     """What the compiled gradient of one causal row needs beside its inputs and results."""
     q, k = (jax.ShapeDtypeStruct((1, length, heads, HEAD_WIDTH), "float32") for heads in (2, 1))
@@ -147,23 +121,22 @@ def temporary_bytes(length: int) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_of_long_rows_grows_with_their_length(
-    long_rows: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_grows_with_the_length_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert temporary_bytes(512) < 2.5 * temporary_bytes(256)
-    monkeypatch.undo()  # at their own size these few blocks are all written out
+    monkeypatch.setattr(blockwise, "_BLOCK", 512)  # the whole row is one block
     assert temporary_bytes(512) > 2.5 * temporary_bytes(256)
 
 
 def test_blocks_and_masks_that_miss_a_key_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     qkv = queries_keys_values(2, "float32")
     wanted = plain(2, "float32", causal=True, window=0)
-    groups, mask, spans = blockwise._groups, splash._mask, flash._spans
-    monkeypatch.setattr(
-        blockwise,
-        "_groups",
-        lambda *a: [group._replace(width=group.width - 1) for group in groups(*a)],
-    )
+    span, mask, spans = blockwise._span, splash._mask, flash._spans
+
+    def late(*a: Any) -> tuple[jax.Array, jax.Array]:
+        first, stop = span(*a)
+        return jnp.minimum(first + 1, stop - 1), stop
+
+    monkeypatch.setattr(blockwise, "_span", late)
     monkeypatch.setattr(splash, "_mask", lambda length, causal, _: mask(length, causal, 130))
     # One block of keys fewer for each of queries, and one of queries fewer for each of keys.
     monkeypatch.setattr(
@@ -178,6 +151,21 @@ def test_blocks_and_masks_that_miss_a_key_are_caught(monkeypatch: pytest.MonkeyP
     )
     got = value_and_gradient(qkv, causal=True, backend="flash")
     assert furthest(got, wanted) > 1000 * TOLERANCE["float32"]
+
+
+def test_a_window_that_leaves_out_a_block_it_reaches_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    qkv = queries_keys_values(1, "float32")
+    how = {"causal": False, "window": 70}
+    span = blockwise._span
+    monkeypatch.setattr(
+        blockwise,
+        "_span",
+        lambda n, count, size, causal, window: span(n, count, size, causal, window - size),
+    )
+    got = value_and_gradient(qkv, backend="blockwise", **how)
+    assert furthest(got, plain(1, "float32", **how)) > 1000 * TOLERANCE["float32"]
 
 
 def numpy_attention(qkv: np.ndarray, ids: np.ndarray, causal: bool, window: int) -> np.ndarray:
@@ -234,15 +222,6 @@ def attention_leaks(backend: str, **how: Any) -> list[str]:
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_a_changed_segment_moves_no_bit_of_another(backend: str, how: dict) -> None:
     assert attention_leaks(backend, **how) == []
-
-
-@pytest.mark.parametrize("how", [{"causal": True}, {"causal": False, "window": 30}], ids=str)
-def test_nor_in_loops_over_blocks(
-    how: dict, long_rows: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert attention_leaks("blockwise", **how) == []
-    monkeypatch.setattr(reference, "allowed", blind_mask)
-    assert "segment 1 of row 0 moves row 0, segment 2" in attention_leaks("blockwise", **how)
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))

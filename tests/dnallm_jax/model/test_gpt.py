@@ -26,7 +26,7 @@ from tests.dnallm_jax.tiny import (
     quick_jit,
 )
 
-LENGTH = 160  # a block of queries of the blockwise attention, and a part of one
+LENGTH = 160
 ROWS = [[60, 1, 80], [140], []]  # the last one is nothing but padding
 BFLOAT16 = Execution(dtype="bfloat16")
 
