@@ -22,7 +22,7 @@ _MULTIPLE = 16  # of which the places of a block are one: floats of a vector reg
 
 
 def _blocks(length: int) -> tuple[int, int]:
-    """Blocks of a row, as few as may be and all of one size, and the size: they may end after it."""
+    """How many blocks a row has, and their size; the last one may end after the row."""
     count = -(-length // _BLOCK)
     return count, _MULTIPLE * -(-length // (count * _MULTIPLE))
 
