@@ -97,13 +97,13 @@ def best(
         )
     found: Found | None = None
     for number in range(1, compiles + 1):
+        if found:
+            more = found.verdict.mfu + _WORTH
+            promising = [c for c in promising if _speed(c.work, topology, c.bound)[0] >= more]
         if not promising:
+            say("            nothing that is left promises more")
             break
         candidate = promising.pop(0)
-        promised, _ = _speed(candidate.work, topology, candidate.bound)
-        if found and promised < found.verdict.mfu + _WORTH:
-            say("            the rest promises no more")
-            break
         say(f"{f'{number} of {compiles}':<12}{' '.join(candidate.overrides)}")
         estimate = _told(candidate.work, topology, candidate.bound, candidate.memory)
         say(f"            estimate: {estimate}")

@@ -152,7 +152,30 @@ def test_a_search_ends_where_nothing_promises_more(monkeypatch: pytest.MonkeyPat
     search.best(config, spec, where, lambda _: step(), compiles=4, say=said.append)
     assert [line for line in said if line.startswith("1 of 4")]
     assert not [line for line in said if line.startswith("2 of 4")]
-    assert said[-1].endswith("the rest promises no more")
+    assert said[-1].endswith("nothing that is left promises more")
+
+
+def test_a_search_goes_on_to_what_promises_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By a hair: first comes what would be as fast and loses least if nothing overlapped.
+    where = made_up("v5e", (2, 4))
+    config = resolve(runpy.run_path(str(ROOT / "configs" / "gpt_125m.py"))["get_config"]())
+    tried: list[Any] = []
+
+    def build(built: Any) -> trial.Step:
+        tried.append(built.execution.remat)
+        return step()
+
+    seconds = WORK.flops / (8 * where.chip.flops) / 0.833
+    monkeypatch.setattr(
+        trial,
+        "assess",
+        lambda built, _: trial.Verdict(
+            built, where, 1.0, Compiled(1, ""), bound=trial.Bound(seconds, 0, 0, 0)
+        ),
+    )
+    spec = steps.network(config)
+    search.best(config, spec, where, build, compiles=2, say=lambda _: None)
+    assert tried == ["dots", "none"]
 
 
 def test_a_search_keeps_the_batch_where_it_can() -> None:
