@@ -85,6 +85,12 @@ def best(
         )
 
     ranked = sorted(candidates(config, spec, topology), key=pace, reverse=True)
+    if not ranked:
+        raise UserError(
+            f"mesh.sequence = {config.mesh.sequence} does not divide both the "
+            f"{len(topology.devices) // topology.slices} devices of a slice and the {spec.heads} "
+            "heads of the model; set --config.mesh.sequence to a number that does"
+        )
     promising = [c for c in ranked if c.memory < _ROOM * topology.chip.memory]
     say(
         f"search      {len(ranked)} ways, of which {len(promising)} should fit; compiling at most "
@@ -171,7 +177,10 @@ def candidates(config: Config, spec: GPTSpec, topology: Topology) -> Iterator[Ca
 
 def meshes(spec: GPTSpec, topology: Topology, sequence: int = 1) -> Iterator[Mesh]:
     """data x fsdp x tensor: slices along data, heads and width divided evenly; rows as asked."""
-    devices = len(topology.devices) // topology.slices // sequence
+    slice_devices = len(topology.devices) // topology.slices
+    if sequence < 1 or slice_devices % sequence:
+        return
+    devices = slice_devices // sequence
     for fsdp, tensor in itertools.product(_divisors(devices), repeat=2):
         if devices % (fsdp * tensor) or spec.width % fsdp or spec.heads % (tensor * sequence):
             continue

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data_pipeline.errors import UserError
 from dnallm_jax.commands import steps
 from dnallm_jax.config import resolve
 from dnallm_jax.planning import collectives, search, topology, trial
@@ -210,4 +211,14 @@ def test_meshes_of_a_search_divide_the_network() -> None:
     # Rows stay split as asked, among devices of one slice, which share the heads.
     split = list(search.meshes(SPEC, made_up("v5e", (4, 4), slices=2), sequence=2))
     assert {(m.data * m.fsdp * m.tensor, m.sequence) for m in split} == {(16, 2)}
-    assert not list(search.meshes(SPEC, made_up("v5e", (4, 4)), sequence=4))
+    for sequence in (-1, 3, 4):
+        assert not list(search.meshes(SPEC, made_up("v5e", (4, 4)), sequence=sequence))
+        with pytest.raises(UserError, match="sequence to a number that does"):
+            search.best(
+                recipe(mesh__sequence=sequence, mesh__fsdp=1),
+                SPEC,
+                made_up("v5e", (4, 4)),
+                lambda _: step(),
+                compiles=1,
+                say=str,
+            )
