@@ -230,14 +230,16 @@ def estimate(config: Config, spec: GPTSpec, topology: Topology) -> Candidate:
 
     links = sum(roofline.links(topology, d) for d in range(len(topology.shape)))
     swapped = 2 * (spec.heads + max(spec.kv_heads, mesh.sequence)) * spec.head_width / mesh.tensor
-    summed = 4 * parts * parameters / mesh.fsdp  # bytes of gradients that copies have in common
+    copies = mesh.data // topology.slices * mesh.sequence  # of parameters within a slice
+    summed = 4 * parts * parameters / mesh.fsdp  # bytes of gradients, for their sum
     sent = (
         6 * parts * parameters * among(mesh.fsdp)
-        + summed * among(mesh.data // topology.slices * mesh.sequence)
+        + summed * among(copies)
         + 16 * own * spec.width * spec.layers * among(mesh.tensor)
         + (4 if remat == "none" else 6) * own * spec.layers * swapped * among(mesh.sequence)
     )  # fmt: skip
-    across = summed * among(topology.slices) * len(topology.devices) / topology.hosts
+    # Between slices each device sends its part of what the copies within one have summed.
+    across = summed / copies * among(topology.slices) * len(topology.devices) / topology.hosts
     traffic = (
         _PASSES[remat] * own * spec.layers * whole
         + 12 * parts * parameters
