@@ -66,7 +66,7 @@ def test_what_one_process_saved_two_go_on_from_and_only_the_first_speaks(place: 
 def test_doctor_asks_both(place: Place) -> None:
     lines = place.run("doctor", "two", **PAIR).splitlines()
     checked = {line.split()[1]: line for line in lines if line.startswith("ok  ")}
-    assert len(checked) == 12, lines
+    assert len(checked) == 13, lines
     assert "2 processes answer" in checked["hosts"]
     assert "all 2 processes reach a port of every other" in checked["ports"]
     assert "every host sees the same workdir" in checked["shared"]
