@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import LostError, UserError
 from dnallm_jax.commands import COMMANDS, usage
 
 
@@ -59,6 +59,8 @@ def _run(argv: list[str] | None) -> None:
         app.run(lambda _: command.run(rest), argv[:1])
     except UserError as error:
         _fail(f"{name}: {error}")
+    except LostError as error:
+        _fail(f"{name}: {error}", code=75)
 
 
 def _beside_main(word: str) -> str:
@@ -87,9 +89,9 @@ def _unknown_key(error: BaseException) -> str:
     return f"{told}. {hint[0]}" if hint else told
 
 
-def _fail(sentence: str) -> NoReturn:
+def _fail(sentence: str, *, code: int = 2) -> NoReturn:
     print("dnallm_jax", " ".join(sentence.split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def turns(config: Config, steps: int) -> tuple[list[float], list[float]]:
     step, state, batch = made(config)
     wall, thread = [], []
 
-    def timed() -> Iterator[Any]:
+    def timed() -> Generator[Any]:
         for _ in itertools.count():
             wall.append(1000 * time.perf_counter())
             thread.append(1000 * time.thread_time())

@@ -160,13 +160,26 @@ def _of_whole_rows(rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.n
     return ids, positions, weights
 
 
-def stream(batch: Callable[[int], Batch], *, start: int, ahead: int = 4) -> Iterator[Batch]:
+def stream(
+    batch: Callable[[int], Batch], *, start: int, ahead: int = 4, workers: int = 0
+) -> Iterator[Batch]:
     """batch(start), batch(start + 1), ... for ever, made by a thread while the caller computes.
 
     `ahead` of them are being made or wait. What `batch` raises reaches the caller in its turn.
     Closing the iterator, losing the last reference to it or the end of the program ends the thread
     after the batch it is at.
+
+    Args:
+      workers: above 0, so many processes make the same batches, each some more ahead. They start
+        anew (seconds) and are sent `batch` pickled, with all that it holds; close the iterator.
+
+    Raises:
+      LostError: one of these processes ended before its time.
     """
+    if workers:
+        from data_pipeline import workers as processes
+
+        yield from processes.batches(batch, start=start, ahead=ahead, workers=workers)
     wanted, made = queue.SimpleQueue[int](), queue.SimpleQueue[Batch | BaseException]()
     ended = threading.Event()
 

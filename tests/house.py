@@ -39,7 +39,7 @@ NOWHERE = ("tensorflow", "torch", "transformers", "keras", "tf_keras")
 RIVAL_FILE, RIVALS = "benchmarks/bench_against_transformers.py", ("torch", "transformers")
 ORBAX_FILE = "dnallm_jax/training/checkpoints.py"
 TFDS_FILES = tuple(
-    f"data_pipeline/{name}.py" for name in ("corpus", "writing", "contigs", "loader")
+    f"data_pipeline/{name}.py" for name in ("corpus", "writing", "contigs", "workers")
 )
 FILE_IO = (
     *("bz2", "csv", "etils", "fileinput", "glob", "gzip", "io", "lzma", "mmap", "os", "pathlib"),

@@ -82,7 +82,7 @@ SOUND = {
         """,
     "data_pipeline/errors.py": "class UserError(Exception): pass",
     "data_pipeline/corpus.py": "import tensorflow_datasets as tfds, numpy",
-    "data_pipeline/loader.py": "import grain",
+    "data_pipeline/workers.py": "def batches():\n  import grain",
     "data_pipeline/simulate.py": "def sample_genome(rng): return rng.choice(4)",
     "tests/test_x.py": "import orbax.checkpoint, os\nfrom dnallm_jax.commands import pretrain",
     "notes.txt": "see docs/tmp/x, a/work, ../shared, ~/work and https://example.com/root/x",

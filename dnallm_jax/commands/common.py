@@ -52,6 +52,12 @@ def define_profile_flag() -> None:
     flags.DEFINE_string("profile", "", "FIRST:LAST, the steps of which a profile is written")
 
 
+def define_workers_flag() -> None:
+    """--workers."""
+    told = "processes that make batches on this host; 0: a thread"
+    flags.DEFINE_integer("workers", 0, told, lower_bound=0)
+
+
 def observed(begun: float) -> "Observed":
     """What a run that began at `begun` (`time.perf_counter()`) shall say and write of itself."""
     from dnallm_jax.training.observed import Observed, profiled_steps

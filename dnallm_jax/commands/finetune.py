@@ -1,6 +1,6 @@
 """python main.py finetune --config=configs/NAME.py --workdir=DIR [--config.KEY=VALUE ...]
                                [--dry-run] [--coordinator=HOST:PORT --processes=N --process=I]
-                               [--profile=10:15]
+                               [--profile=10:15] [--workers=N]
 
 Restores the backbone of the pre-training checkpoint in DIR/pretrain (or config.finetune.backbone:
 another pretrain folder, or "random"), puts a binary head on it and trains it (all of it, its head,
@@ -10,7 +10,9 @@ are trained first, and joined to it. Of each the step with the best validation a
 taken, calibrated on the validation contigs and written to DIR/bundle, without a language-model
 head. With config.finetune.seeds=3 three GPTs are trained, their mean and spread are told, and the
 best one (config.finetune.ensemble: all) is taken. Started again, it goes on from the last whole
-checkpoint; stopped and started on many hosts as `pretrain` is.
+checkpoint; stopped and started on many hosts as `pretrain` is. Windows are cut by one thread, which
+an accelerator may have to wait for ("input" on the lines of progress): --workers=N cuts the same
+ones in N processes on every host.
 
 --dry-run trains nothing: it prints what the records hold, what windows of which lengths would be
 drawn from them, and how often each group is read under the balance keys.
@@ -36,6 +38,7 @@ def define_flags() -> None:
     common.define_device_flags()
     common.define_peer_flags()
     common.define_profile_flag()
+    common.define_workers_flag()
     flags.DEFINE_bool("dry_run", False, "print counts and balance, and train nothing")
     flags.DEFINE_alias("dry-run", "dry_run")
 
@@ -59,7 +62,7 @@ def _run(config: Config, workdir: pathlib.Path, observed: "Observed") -> None:
     from dnallm_jax.scoring.joint import JointScorer
     from dnallm_jax.training import seeds
 
-    opened = training.open_workdir(config, workdir)
+    opened = training.open_workdir(config, workdir, flags.FLAGS.workers)
     members: dict[str, training.Trained] = {}
     if config.composition.steps:
         folder = workdir / common.COMPOSITION

@@ -31,6 +31,7 @@ class Opened:
     tokenizer: Mapping[str, Any]  # its specification
     peak: "Peak"
     reasons: tuple[str, ...]  # why the network runs as it does
+    workers: int  # processes that make batches on this host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Trained:
     provenance: dict[str, Any]
 
 
-def open_workdir(config: Config, workdir: pathlib.Path) -> Opened:
+def open_workdir(config: Config, workdir: pathlib.Path, workers: int = 0) -> Opened:
     """UserError for a workdir without contigs, or without the backbone that the config names.
 
     And where mesh or backbone do not fit the GPT, which may be trained last.
@@ -63,7 +64,9 @@ def open_workdir(config: Config, workdir: pathlib.Path) -> Opened:
     backbone = storage.folder(backbone) if backbone else None
     tokenizer = hosts.together(lambda: tokenizer_of(config, workdir, backbone))
     gpt_member(config, mesh, execution, backbone, tokenizer)
-    return Opened(contigs, mesh, execution, backbone, tokenizer, device_peak(), tuple(reasons))
+    return Opened(
+        contigs, mesh, execution, backbone, tokenizer, device_peak(), tuple(reasons), workers
+    )
 
 
 def find_backbone(config: Config, workdir: pathlib.Path) -> pathlib.Path | None:
@@ -154,6 +157,7 @@ def _train(
         peak=opened.peak,
         reasons=opened.reasons,
         observed=observed,
+        workers=opened.workers,
         on_evaluation=on_evaluation,
     )
     return Trained(params, reading, scorer.of(params), provenance)

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from absl import flags
+
 from dnallm_jax.commands import common, training
 from dnallm_jax.config import Config, to_dict
 
@@ -31,6 +33,7 @@ FOLDER = "tune"
 def define_flags() -> None:
     common.define_config_flags()
     common.define_device_flags()
+    common.define_workers_flag()
 
 
 def run(arguments: list[str]) -> None:
@@ -53,7 +56,8 @@ def _search(config: Config, workdir: pathlib.Path, dimensions: "tuple[Dimension,
     from dnallm_jax.training.observed import Observed
     from dnallm_jax.training.workdir import claim
 
-    opened = training.open_workdir(config, workdir)
+    workers = flags.FLAGS.workers
+    opened = training.open_workdir(config, workdir, workers)
     folder = workdir / FOLDER
 
     def attempt(trial: search.Trial, report: Callable[[int, float], None]) -> None:
@@ -61,7 +65,7 @@ def _search(config: Config, workdir: pathlib.Path, dimensions: "tuple[Dimension,
         own = space.applied(config, dimensions, trial.chosen)
         backbone = opened
         if own.finetune.backbone != config.finetune.backbone:
-            backbone = training.open_workdir(own, workdir)
+            backbone = training.open_workdir(own, workdir, workers)
         observed = Observed(time.perf_counter())
         training.train_gpt(backbone, own, _folder(folder, trial), observed, report)
 

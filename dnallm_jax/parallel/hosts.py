@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import LostError, UserError
 from dnallm_jax.parallel import signals
 
 # The exit code of a run that ended early through no fault of its own: start the same command again.
@@ -71,7 +71,9 @@ def joined(platform: str = "", devices: int = 0, peers: Peers | None = None) -> 
         yield
     except Exception as error:
         # A usual exit would wait for the peers, which know nothing of this.
-        atexit.register(_leave_alone, 2 if isinstance(error, UserError) else 1)
+        code = 2 if isinstance(error, UserError) else 1
+        code = STOPPED if isinstance(error, LostError) else code
+        atexit.register(_leave_alone, code)
         _await_verdict(error)
         raise
     except SystemExit:

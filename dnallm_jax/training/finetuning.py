@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
 import jax
@@ -66,6 +66,7 @@ def finetune(
     peak: Peak,
     reasons: Sequence[str] = (),
     observed: Observed = NOTHING,
+    workers: int = 0,
     on_evaluation: Callable[[int, float], None] | None = None,
 ) -> tuple[Params, dict[str, Any]]:
     """Trains one member to its last step, from the newest checkpoint if there is one.
@@ -76,6 +77,7 @@ def finetune(
       peak: what a share of it is called MFU.
       reasons: why the network runs as it does, for the header.
       observed: what the command line said about watching this run.
+      workers: processes that make batches on this host; 0: a thread.
       on_evaluation: see `loop.train`.
 
     Returns:
@@ -132,6 +134,7 @@ def finetune(
             parts=mesh.shape["data"] * mesh.shape["fsdp"],
             process=part,
             processes=parts,
+            workers=workers,
         )
         row = view.row_length(max(settings.lengths))
         tokens = settings.steps * batch_rows(row, settings.batch_tokens, 1) * row
@@ -149,8 +152,8 @@ def finetune(
             ]
         )
 
-        def device_batches(start: int) -> Iterator[Batch]:
-            for batch in loader.stream(windows, start=start):
+        def device_batches(start: int) -> Generator[Batch]:
+            for batch in loader.stream(windows, start=start, workers=workers):
                 yield meshes.to_device(batch, mesh)
 
         saved: list[int] = []

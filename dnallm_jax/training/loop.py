@@ -1,7 +1,8 @@
 """What does training do, step by step? One loop for pre-training and fine-tuning, on one screen."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any
 
 import jax
@@ -50,7 +51,7 @@ def train(
     *,
     plan: Plan,
     speed: Speed,
-    batches: Iterator[Batch],
+    batches: Generator[Batch],
     left_out: Collection[int],
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
     summarise: Callable[[Mapping[str, float]], dict[str, float]],
@@ -69,7 +70,7 @@ def train(
     for the host.
 
     Args:
-      batches: goes on with the batch of step `progress.step` + 1.
+      batches: goes on with the batch of step `progress.step` + 1; closed in the end.
       left_out: steps that change nothing.
       summarise: the sums of some steps, added up -> their metrics.
       headline: metrics -> the words of the progress line.
@@ -117,7 +118,7 @@ def train(
             )
             fetched.clear()
 
-    with jax.transfer_guard("disallow"):
+    with contextlib.closing(batches), jax.transfer_guard("disallow"):
         for step in range(progress.told + 1, plan.steps + 1):
             if exhausted(evaluations, plan.patience):
                 break

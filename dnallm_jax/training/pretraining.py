@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -94,6 +94,7 @@ def pretrain(
     flops_per_token: float,
     peak: Peak,
     observed: Observed = NOTHING,
+    workers: int = 0,
 ) -> dict[str, float]:
     """Trains to the last step of the config, from the newest checkpoint if there is one.
 
@@ -102,6 +103,7 @@ def pretrain(
     Args:
       peak: what a share of it is called MFU.
       observed: what the command line said about watching this run.
+      workers: processes that make batches on this host; 0: a thread.
 
     Returns:
       The metrics of the last step: `validation_bits_per_base`, with "/NAME" behind it that of each
@@ -187,8 +189,8 @@ def pretrain(
             ]
         )
 
-        def device_batches(start: int) -> Iterator[Batch]:
-            for batch in loader.stream(rows, start=start):
+        def device_batches(start: int) -> Generator[Batch]:
+            for batch in loader.stream(rows, start=start, workers=workers):
                 yield meshes.to_device(batch, mesh)
 
         eval_step = step.make_eval_step(steps.objective)

@@ -10,15 +10,22 @@ from data_pipeline.cutting import Cutting, WindowBatches, fixed_windows, table
 from data_pipeline.views import Composition, View
 from dnallm_jax.config import Config, Finetune
 
-_RESIDENT = 4 << 30  # bases; training records of up to so many are held in memory
+_RESIDENT = 4 << 30  # bases; up to so many are held in memory, by this process and its workers
 
 
 def window_batches(
-    settings: Finetune, contigs: Contigs, view: View, *, parts: int, process: int, processes: int
+    settings: Finetune,
+    contigs: Contigs,
+    view: View,
+    *,
+    parts: int,
+    process: int,
+    processes: int,
+    workers: int = 0,
 ) -> WindowBatches:
-    """The training windows of a config."""
+    """The training windows of a config; of workers that cut them each holds the records too."""
     source: Any = contigs.source("train")
-    if contigs.splits["train"].bases <= _RESIDENT:
+    if contigs.splits["train"].bases * (workers + 1) <= _RESIDENT:
         source = [source[number] for number in range(len(source))]
     cutting = Cutting(**{field.name: getattr(settings, field.name) for field in fields(Cutting)})
     return WindowBatches(
