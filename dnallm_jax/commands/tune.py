@@ -8,7 +8,8 @@ config as it stands, where its values are among those searched.
 
 After each trial DIR/tune holds trials.tsv (all trials), tune.html (pictures of them) and best.py:
 the best config, as a file that finetune takes. Killed or stopped, and started again, a search goes
-on exactly where it was; --config.tune.trials=40 goes on with a finished one. The search is Optuna's
+on exactly where it was; --config.tune.trials=40 goes on with a finished one. --workers=N cuts the
+windows in N processes, as in finetune. The search is Optuna's
 (pip install --require-hashes -r requirements-tune.txt).
 """
 
