@@ -86,7 +86,11 @@ class ContigSource:
 
         What TFDS itself decodes to, in a fraction of the time.
         """
-        features = tf_example_pb2.Example.FromString(self.raw[index]).features.feature
+        try:
+            stored = self.raw[index]
+        except RuntimeError as error:
+            raise datasets.unreadable(f"record {index} of the labelled contigs", error) from error
+        features = tf_example_pb2.Example.FromString(stored).features.feature
         values: dict[str, Any] = {
             name: features[name].bytes_list.value[0] for name in ("id", "bases", *METADATA)
         }

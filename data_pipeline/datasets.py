@@ -197,6 +197,15 @@ def missing_file(data_dir: str, manifest: Mapping[str, Any]) -> str | None:
     return None
 
 
+def unreadable(what: str, error: Exception) -> UserError:
+    """The error to raise when `what` was stored and ArrayRecord cannot read it any more."""
+    reason = str(error).split(";")[0]
+    return UserError(
+        f"{what} cannot be read ({reason}): its file was damaged or moved since it was prepared; "
+        "delete the folder `data` of that workdir and run prepare again"
+    )
+
+
 def is_whole(data_dir: str, name: str, fingerprint: str) -> bool:
     """Is the data set of that fingerprint there, complete?"""
     manifest = read_pointer(os.path.join(data_dir, name))

@@ -17,6 +17,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from data_pipeline import wire
+from data_pipeline.datasets import unreadable
 from data_pipeline.packing import FullRows, Row
 from data_pipeline.pieces import unmarked
 from data_pipeline.tokenizers import Tokenizer
@@ -113,14 +114,17 @@ class StoredRows:
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
         shard = bisect.bisect_right(self._ends, number)
-        reader = self._readers.get(shard)
-        if reader is None:  # two threads may open the same file; one of them is then forgotten
-            reader = self._readers[shard] = array_record_module.ArrayRecordReader(
-                self._paths[shard],
-                options="readahead_buffer_size:0",
-                file_reader_buffer_size=1 << 15,
-            )
-        return reader.read([number - (self._ends[shard - 1] if shard else 0)])[0]
+        try:
+            reader = self._readers.get(shard)
+            if reader is None:  # two threads may open the same file; one of them is then forgotten
+                reader = self._readers[shard] = array_record_module.ArrayRecordReader(
+                    self._paths[shard],
+                    options="readahead_buffer_size:0",
+                    file_reader_buffer_size=1 << 15,
+                )
+            return reader.read([number - (self._ends[shard - 1] if shard else 0)])[0]
+        except RuntimeError as error:
+            raise unreadable(f"{self._paths[shard]}: row {number} of the corpus", error) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_readers": {}}

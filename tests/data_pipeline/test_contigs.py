@@ -76,6 +76,18 @@ def test_records_and_labels(three: ContigsOptions, tmp_path: pathlib.Path) -> No
     assert open_contigs(str(tmp_path / "d")).manifest == found.manifest
 
 
+def test_a_damaged_record_is_told_in_one_sentence(
+    three: ContigsOptions, tmp_path: pathlib.Path
+) -> None:
+    found = build_contigs(three, str(tmp_path / "d"))
+    (shard,) = pathlib.Path(found.folder).glob("*-train.array_record*")
+    held = bytearray(shard.read_bytes())
+    held[200] ^= 1
+    shard.write_bytes(held)
+    with pytest.raises(UserError, match=r"record 0 of the labelled.*damaged.* run prepare again"):
+        found.source("train")[0]
+
+
 def test_planted_fault_labels_by_position(
     three: ContigsOptions, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

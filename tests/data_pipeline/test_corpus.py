@@ -199,6 +199,16 @@ def test_the_same_sources_give_the_same_files(genomes: str, tmp_path: pathlib.Pa
     assert tables[0] == tables[1]
 
 
+def test_a_damaged_row_is_told_in_one_sentence(genomes: str, tmp_path: pathlib.Path) -> None:
+    found = build_corpus(CorpusOptions((genomes,), row_length=64), str(tmp_path))
+    (shard,) = pathlib.Path(found.folder).glob("*-train.array_record*")
+    held = bytearray(shard.read_bytes())
+    held[200] ^= 1
+    shard.write_bytes(held)
+    with pytest.raises(UserError, match=f"{shard.name}: row 0 .*damaged.* run prepare again"):
+        found.source("train")[0]
+
+
 def test_validation_and_markov(tmp_path: pathlib.Path) -> None:
     train = write_genomes(tmp_path / "t.fa", [900] * 10, seed=1)
     validation = write_genomes(tmp_path / "v.fa", [900] * 3, seed=2)

@@ -115,5 +115,7 @@ def test_a_damaged_row_is_told_as_without_processes(place: Place) -> None:
     for words in ((), ("--workers=2",)):
         run = Run(place, "pretrain", "damaged", *words)
         ends.append((run.ended(), run.text().splitlines()[-1]))
+        assert "Traceback" not in run.text()
     assert ends[0] == ends[1]
-    assert ends[0][0] == 1
+    assert ends[0][0] == 2
+    assert "run prepare again" in ends[0][1]
