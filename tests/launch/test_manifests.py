@@ -77,7 +77,7 @@ def test_all_that_start_a_run_again_know_its_exit_code() -> None:
     """What `main.py` ends with when it was stopped; of a JobSet all but 1 and 2 start it again."""
     assert STOPPED == 75
     assert f"\nreadonly PREEMPTED={STOPPED} " in (LAUNCH / "loop.sh").read_text()
-    assert f"\n| {STOPPED} | stopped or a host lost;" in (ROOT / "README.md").read_text()
+    assert f"\n| {STOPPED} | stopped, or a host" in (ROOT / "README.md").read_text()
     assert f"--restart-on-exit-codes={STOPPED}" in (LAUNCH / "README.md").read_text()
 
 
