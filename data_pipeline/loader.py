@@ -167,7 +167,7 @@ def stream(
 
     `ahead` of them are being made or wait. What `batch` raises reaches the caller in its turn.
     Closing the iterator, losing the last reference to it or the end of the program ends the thread
-    after the batch it is at.
+    after the batch it is at, and waits for that.
 
     Args:
       workers: above 0, so many processes make the same batches, each some more ahead. They start
@@ -196,10 +196,7 @@ def stream(
     def end() -> None:
         ended.set()
         wanted.put(0)  # it may be waiting
-
-    def end_and_wait() -> None:
-        end()
-        thread.join()
+        thread.join()  # Python aborts if it ends while a thread reads a file in C++
 
     def taken() -> Batch:  # and not kept: its memory is that of the next one, if the caller is done
         if isinstance(found := made.get(), BaseException):
@@ -209,7 +206,7 @@ def stream(
     # Not a pool, which takes five times as long to hand a batch over. A daemon, since the program's
     # end waits for other threads before it tells anyone; told so, it is waited for all the same.
     thread = threading.Thread(target=make, name="batches ahead", daemon=True)
-    atexit.register(end_and_wait)
+    atexit.register(end)
     thread.start()
     try:
         for number in itertools.count(start):
@@ -218,7 +215,7 @@ def stream(
                 yield taken()
     finally:
         end()
-        atexit.unregister(end_and_wait)
+        atexit.unregister(end)
 
 
 class CorpusBatches:

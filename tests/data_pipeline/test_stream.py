@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -51,15 +52,21 @@ def own_threads() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("end", ["closed", "dropped", "failed"])
 def test_the_thread_of_a_stream_ends_with_it(end: str) -> None:
+    made = []
+
     def batch(number: int) -> Batch:
+        made.append(number)
         if number == 2 and end == "failed":
             raise BadRowError
+        time.sleep(0.3 * (number > 2))
         return {}
 
     before = set(own_threads())
     batches = stream(batch, start=0)
     next(batches)
     (own,) = set(own_threads()) - before
+    while end != "failed" and len(made) < 4:  # it is at the batch that takes long
+        time.sleep(0.01)
     if end == "closed":
         batches.close()
     elif end == "failed":
@@ -67,7 +74,6 @@ def test_the_thread_of_a_stream_ends_with_it(end: str) -> None:
             list(batches)
     else:
         del batches
-    own.join(timeout=60)
     assert not own.is_alive()
 
 
