@@ -1,5 +1,6 @@
 """`python main.py COMMAND ...`: parses, dispatches; nothing else."""
 
+import errno
 import importlib
 import logging as python_logging
 import os
@@ -13,6 +14,8 @@ from absl import app, flags, logging
 
 from data_pipeline.errors import LostError, UserError
 from dnallm_jax.commands import COMMANDS, usage
+
+NO_ROOM = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -61,6 +64,11 @@ def _run(argv: list[str] | None) -> None:
         _fail(f"{name}: {error}")
     except LostError as error:
         _fail(f"{name}: {error}", code=75)
+    except Exception as error:  # libraries tell of a full disk in errors of many kinds
+        if not any(words in str(error) for words in NO_ROOM):
+            raise
+        told, *_ = str(error).splitlines()
+        _fail(f"{name}: no room to write ({told}); make some and run the same command again")
 
 
 def _beside_main(word: str) -> str:

@@ -172,3 +172,29 @@ def test_a_reader_that_has_seen_enough_is_no_failure(environment: dict[str, str]
     assert shell(f"{sys.executable} -c '{PRINTS}' | head -n 1") == (b"a line\n", b"")
     # The usage is written when the reader has already gone.
     assert shell(f"{sys.executable} main.py --help | true") == (b"", b"")
+
+
+def test_a_disk_that_fills_up_is_told_in_one_line(
+    environment: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    """No file may grow beyond 100 KiB, which to the writer of rows is a full disk."""
+    (tmp_path / "a.fa").write_bytes(b">a\n" + random_bases(1_000_000, 1) + b"\n")
+    words = (
+        "prepare --config=configs/smoke.py --workdir=$0/w --config.root=$0 "
+        '"--config.corpus.sources=(\'a.fa\',)" "--config.corpus.validation_sources=()" '
+        "--config.corpus.validation_fraction=0 --config.corpus.cluster_key= "
+        '"--config.contigs.train=()" "--config.contigs.validation=()"'
+    )
+    ended = subprocess.run(
+        ["bash", "-c", f"ulimit -f 100; {sys.executable} main.py {words}", tmp_path],
+        cwd=ROOT,
+        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("dnallm_jax prepare: no room to write (")
+    assert "make some and run the same command again" in line
+    assert not list(tmp_path.rglob("*array_record*"))  # nothing that looks whole
