@@ -235,5 +235,5 @@ def _format(text: bytes, source: str, line: int) -> _Parser:
         source,
         line,
         f"not FASTA, FASTQ or GenBank, which begin with '>', '@' or 'LOCUS': found {quote(row)}; "
-        "check that this is the right file",
+        "a table of sequences has the columns id and sequence; check that this is the right file",
     )

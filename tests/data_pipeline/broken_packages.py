@@ -204,16 +204,19 @@ PACKED: dict[str, tuple[bytes, str]] = {
     "table.tsv": (
         b"contig\tlabel\na\t1\n",
         "line 1: not FASTA, FASTQ or GenBank, which begin with '>', '@' or 'LOCUS': "
-        "found 'contig'...; check that this is the right file",
+        "found 'contig'...; a table of sequences "
+        "has the columns id and sequence; check that this is the right file",
     ),
     "random.bin": (
         bytes(range(128, 256)) * 4,
         "line 1: not FASTA, FASTQ or GenBank, which begin with '>', '@' or 'LOCUS': "
-        "found '\\x80\\x81\\x82\\x83\\x84\\x85'...; check that this is the right file",
+        "found '\\x80\\x81\\x82\\x83\\x84\\x85'...; a table of sequences "
+        "has the columns id and sequence; check that this is the right file",
     ),
     "zeros.fa": (
         bytes(4096),
         "line 1: not FASTA, FASTQ or GenBank, which begin with '>', '@' or 'LOCUS': "
-        "found '\\x00\\x00\\x00\\x00\\x00\\x00'...; check that this is the right file",
+        "found '\\x00\\x00\\x00\\x00\\x00\\x00'...; a table of sequences "
+        "has the columns id and sequence; check that this is the right file",
     ),
 }
