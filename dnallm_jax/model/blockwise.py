@@ -21,10 +21,9 @@ _BLOCK = 128  # places at most; on CPUs faster than 192 and 256, see benchmarks/
 _MULTIPLE = 16  # of which the places of a block are one: floats of a vector register
 
 
-def _blocks(length: int) -> tuple[int, int]:
-    """How many blocks a row has, and their size; the last one may end after the row."""
-    count = -(-length // _BLOCK)
-    return count, _MULTIPLE * -(-length // (count * _MULTIPLE))
+def _count(length: int, causal: bool) -> int:
+    """How many blocks a row has. A short one stays whole, sooner where no token is hidden."""
+    return 1 if length <= (1.5 if causal else 3) * _BLOCK else -(-length // _BLOCK)
 
 
 def _span(
@@ -35,10 +34,10 @@ def _span(
     return jnp.maximum(n - away, 0), n + 1 if causal else jnp.minimum(n + away + 1, count)
 
 
-def _cut(x_BL: Array, *axes: int) -> Array:
-    """[B, L, ...] -> [B, n, S, ...], padded with zeros, its axes in this order."""
+def _cut(x_BL: Array, count: int, *axes: int) -> Array:
+    """[B, L, ...] -> `count` blocks [B, n, S, ...], padded with zeros, axes in this order."""
     B, L, *rest = x_BL.shape
-    count, size = _blocks(L)
+    size = _MULTIPLE * -(-L // (count * _MULTIPLE))
     x_BL = jnp.pad(x_BL, [(0, 0), (0, count * size - L), *[(0, 0)] * len(rest)])
     return x_BL.reshape(B, count, size, *rest).transpose(axes)
 
@@ -57,19 +56,19 @@ def _put(x_n: Array, part: Array, n: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(x_n, part.astype(x_n.dtype), n, 0)
 
 
-def _of_queries(x_BLKGh: Array) -> Array:
-    x_nBKGSh = _cut(x_BLKGh, 1, 0, 3, 4, 2, 5)
+def _of_queries(x_BLKGh: Array, count: int) -> Array:
+    x_nBKGSh = _cut(x_BLKGh, count, 1, 0, 3, 4, 2, 5)
     n, B, K, G, S, h = x_nBKGSh.shape
     return x_nBKGSh.reshape(n, B, K, G * S, h)
 
 
-def _of_queries_transposed(x_BLKGh: Array) -> Array:
-    x_nBKhGS = _cut(x_BLKGh, 1, 0, 3, 5, 4, 2)
+def _of_queries_transposed(x_BLKGh: Array, count: int) -> Array:
+    x_nBKhGS = _cut(x_BLKGh, count, 1, 0, 3, 5, 4, 2)
     return x_nBKhGS.reshape(*x_nBKhGS.shape[:4], -1)
 
 
-def _of_keys(x_BLKh: Array) -> Array:
-    return _cut(x_BLKh, 1, 0, 3, 2, 4)
+def _of_keys(x_BLKh: Array, count: int) -> Array:
+    return _cut(x_BLKh, count, 1, 0, 3, 2, 4)
 
 
 def _product(a_BKXY: Array, b_BKYZ: Array) -> Array:
@@ -127,9 +126,14 @@ def _blockwise_forward(
     window: int,
 ) -> tuple[Array, Residuals]:
     B, L, K, G, h = q_BLKGh.shape
-    count, S = _blocks(L)
-    q_nBKRh, k_nBKMh, v_nBKMh = _of_queries(q_BLKGh), _of_keys(k_BLKh), _of_keys(v_BLKh)
-    segments_nBS = _cut(segment_ids_BL, 1, 0, 2)
+    count = _count(L, causal)
+    q_nBKRh, k_nBKMh, v_nBKMh = (
+        _of_queries(q_BLKGh, count),
+        _of_keys(k_BLKh, count),
+        _of_keys(v_BLKh, count),
+    )
+    segments_nBS = _cut(segment_ids_BL, count, 1, 0, 2)
+    S = segments_nBS.shape[2]
 
     def of_queries(n: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         q_BKRh = _at(q_nBKRh, n)
@@ -165,16 +169,17 @@ def _blockwise_backward(
 ) -> tuple[Array, Array, Array, None]:
     q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, o_BLKGh, log_nBKGS1 = residuals
     B, L, K, G, h = q_BLKGh.shape
-    count, S = _blocks(L)
+    count = _count(L, causal)
     dtype = v_BLKh.dtype
     # sum over keys of p * dp, known from the output alone (Dao et al. 2022, arXiv:2205.14135)
     overlap = jnp.sum(do_BLKGh.astype(jnp.float32) * o_BLKGh, axis=-1, keepdims=True)
-    overlap_nBKGS1 = _cut(overlap, 1, 0, 3, 4, 2, 5)
-    q_nBKRh, do_nBKRh = _of_queries(q_BLKGh), _of_queries(do_BLKGh)
+    overlap_nBKGS1 = _cut(overlap, count, 1, 0, 3, 4, 2, 5)
+    q_nBKRh, do_nBKRh = (_of_queries(x, count) for x in (q_BLKGh, do_BLKGh))
     # Sums over queries are products with these, so that no matrix of scores is transposed.
-    q_nBKhR, do_nBKhR = _of_queries_transposed(q_BLKGh), _of_queries_transposed(do_BLKGh)
-    k_nBKMh, v_nBKMh = _of_keys(k_BLKh), _of_keys(v_BLKh)
-    segments_nBS = _cut(segment_ids_BL, 1, 0, 2)
+    q_nBKhR, do_nBKhR = (_of_queries_transposed(x, count) for x in (q_BLKGh, do_BLKGh))
+    k_nBKMh, v_nBKMh = (_of_keys(x, count) for x in (k_BLKh, v_BLKh))
+    segments_nBS = _cut(segment_ids_BL, count, 1, 0, 2)
+    S = segments_nBS.shape[2]
 
     def of_queries(n: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         q_BKRh, do_BKRh, q_BKhR, do_BKhR = (

@@ -26,7 +26,7 @@ from tests.dnallm_jax.tiny import (
     quick_jit,
 )
 
-LENGTH = 160
+LENGTH = 208  # two blocks of queries in `blockwise`
 ROWS = [[60, 1, 80], [140], []]  # the last one is nothing but padding
 BFLOAT16 = Execution(dtype="bfloat16")
 
