@@ -89,7 +89,8 @@ class ContigSource:
         try:
             stored = self.raw[index]
         except RuntimeError as error:
-            raise datasets.unreadable(f"record {index} of the labelled contigs", error) from error
+            where = self.raw.dataset_info.data_dir
+            raise datasets.unreadable(f"{where}: record {index} of the contigs", error) from error
         features = tf_example_pb2.Example.FromString(stored).features.feature
         values: dict[str, Any] = {
             name: features[name].bytes_list.value[0] for name in ("id", "bases", *METADATA)

@@ -199,9 +199,8 @@ def missing_file(data_dir: str, manifest: Mapping[str, Any]) -> str | None:
 
 def unreadable(what: str, error: Exception) -> UserError:
     """The error to raise when `what` was stored and ArrayRecord cannot read it any more."""
-    reason = str(error).split(";")[0]
     return UserError(
-        f"{what} cannot be read ({reason}): its file was damaged or moved since it was prepared; "
+        f"{what} cannot be read ({error}): its file was damaged or moved since it was prepared; "
         "delete the folder `data` of that workdir and run prepare again"
     )
 

@@ -180,6 +180,7 @@ def stream(
         from data_pipeline import workers as processes
 
         yield from processes.batches(batch, start=start, ahead=ahead, workers=workers)
+        return
     wanted, made = queue.SimpleQueue[int](), queue.SimpleQueue[Batch | BaseException]()
     ended = threading.Event()
 

@@ -248,15 +248,9 @@ def _linked(records: Records, named: Sequence[str], sketched: Mapping[str, str])
 
     Its name is the least of those words, key=word; that of a record without any is "-".
     """
-    parents: dict[str, str] = {}
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def root(word: str) -> str:
-        while (above := parents.setdefault(word, word)) != word:
-            parents[word] = parents[above]
-            word = above
-        return word
-
-    first = []
+    together, first = DisjointSet(), []
     for record in records:
         values = zip(named, record.cluster.split(_SEPARATOR), strict=True)
         words = [f"{key}={value}" for key, value in values if value != "-"]
@@ -264,9 +258,10 @@ def _linked(records: Records, named: Sequence[str], sketched: Mapping[str, str])
             words.append(f"{KMERS}={sketched[record.id]}")
         first.append(words[0] if words else "-")
         for word in words:
-            one, other = sorted((root(words[0]), root(word)))
-            parents[other] = one
-    return ["-" if word == "-" else root(word) for word in first]
+            together.add(word)
+            together.merge(words[0], word)
+    least = {word: min(linked) for linked in together.subsets() for word in linked}
+    return [least.get(word, "-") for word in first]
 
 
 def _divided(records: Records, cluster_key: str, fraction: float, seed: int) -> Records:

@@ -71,9 +71,8 @@ def joined(platform: str = "", devices: int = 0, peers: Peers | None = None) -> 
         yield
     except Exception as error:
         # A usual exit would wait for the peers, which know nothing of this.
-        code = 2 if isinstance(error, UserError) else 1
-        code = STOPPED if isinstance(error, LostError) else code
-        atexit.register(_leave_alone, code)
+        lost = STOPPED if isinstance(error, LostError) else 1
+        atexit.register(_leave_alone, 2 if isinstance(error, UserError) else lost)
         _await_verdict(error)
         raise
     except SystemExit:

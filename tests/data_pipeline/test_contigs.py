@@ -84,7 +84,7 @@ def test_a_damaged_record_is_told_in_one_sentence(
     held = bytearray(shard.read_bytes())
     held[200] ^= 1
     shard.write_bytes(held)
-    with pytest.raises(UserError, match=r"record 0 of the labelled.*damaged.* run prepare again"):
+    with pytest.raises(UserError, match=f"{found.folder}: record 0 .*damaged.* run prepare again"):
         found.source("train")[0]
 
 

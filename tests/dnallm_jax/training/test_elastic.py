@@ -143,7 +143,10 @@ def test_planted_a_batch_is_left_out_where_it_moves(
     folder = shutil.copytree(moved[0], tmp_path / "run")
     shutil.rmtree(folder / "checkpoints" / str(STEPS))
     stream, seen = pretraining.loader.stream, Seen()
-    late = lambda rows, *, start, workers: stream(rows, start=start + 1)  # noqa: E731
+
+    def late(rows: Any, *, start: int, workers: int) -> Iterator[Any]:
+        return stream(rows, start=start + 1)
+
     monkeypatch.setattr(pretraining.loader, "stream", late)
     train(corpus, folder, 1, {}, STEPS, seen)
     assert seen.batches[0] == moved[1].batches[-1], "the last batch came first"
