@@ -92,7 +92,7 @@ class Execution:
 # the rematerialisations those of model/gpt.py.
 EXECUTION_CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
-    "attention": ("auto", "blockwise", "reference", "splash", "flash"),
+    "attention": ("auto", "blockwise", "headwise", "reference", "splash", "flash"),
     "unroll": ("auto", "yes", "no"),
     "remat": ("none", "block", "dots", "offload"),
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from jax import Array
 
-from dnallm_jax.model.blockwise import blockwise
+from dnallm_jax.model.blockwise import blockwise, headwise
 from dnallm_jax.model.flash import flash
 from dnallm_jax.model.reference import reference
 from dnallm_jax.model.splash import splash
@@ -17,6 +17,7 @@ from dnallm_jax.model.splash import splash
 BACKENDS: dict[str, Callable[..., Array]] = {
     "reference": reference,
     "blockwise": blockwise,
+    "headwise": headwise,
     "splash": splash,
     "flash": flash,
 }

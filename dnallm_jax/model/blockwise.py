@@ -2,8 +2,9 @@
 
 Plain XLA, so it runs on every platform; meant for CPUs. The recurrences are those of
 FlashAttention-2 (Dao 2023, arXiv:2307.08691). In names of arrays, besides the package's letters: n
-blocks of a row, S places of a block of queries, M of a block of keys (as many), and R = G S, the
-queries of a block in all heads that share a key head, rows of one matrix.
+blocks, S places of a block of queries, M of a block of keys (as many), R = G S, the queries of a
+block in all heads that share a key head, rows of one matrix, and C key heads at once: those of all
+rows, or one, whose blocks lie between those of the head before and the head after.
 """
 
 import functools
@@ -26,26 +27,30 @@ def _count(length: int, causal: bool) -> int:
     return 1 if length <= (1.5 if causal else 3) * _BLOCK else -(-length // _BLOCK)
 
 
-def _span(
-    n: Array, count: int, size: int, causal: bool, window: int
-) -> tuple[int | Array, int | Array]:
-    """The first block of keys that block n of queries may see, and the one after the last."""
+def _span(n: Array, count: int, size: int, causal: bool, window: int) -> tuple[Array, Array]:
+    """The first block that block n of queries may see, and the one after the last."""
     away = -(-(window - 1) // size) if window else count
-    return jnp.maximum(n - away, 0), n + 1 if causal else jnp.minimum(n + away + 1, count)
+    row = n - n % count  # its first block
+    last = n if causal else jnp.minimum(n + away, row + count - 1)
+    return jnp.maximum(n - away, row), last + 1
 
 
-def _cut(x_BL: Array, count: int, *axes: int) -> Array:
-    """[B, L, ...] -> `count` blocks [B, n, S, ...], padded with zeros, axes in this order."""
-    B, L, *rest = x_BL.shape
+def _cut(x_BLK: Array, count: int, alone: bool) -> Array:
+    """[B, L, K, ...] -> blocks [n, C, S, ...], rows padded with zeros to `count` blocks of S."""
+    B, L, K, *rest = x_BLK.shape
     size = _MULTIPLE * -(-L // (count * _MULTIPLE))
-    x_BL = jnp.pad(x_BL, [(0, 0), (0, count * size - L), *[(0, 0)] * len(rest)])
-    return x_BL.reshape(B, count, size, *rest).transpose(axes)
+    x_BLK = jnp.pad(x_BLK, [(0, 0), (0, count * size - L), *[(0, 0)] * (1 + len(rest))])
+    x_CnS = jnp.moveaxis(x_BLK.reshape(B, count, size, K, *rest), 3, 1)
+    x_CnS = x_CnS.reshape(B * K, count, size, *rest)
+    if alone and count > 1:  # a row of one block is too little work for a head alone
+        return x_CnS.reshape(-1, 1, size, *rest)
+    return x_CnS.swapaxes(0, 1)
 
 
-def _joined(x_BnS: Array, length: int) -> Array:
-    """[B, n, S, ...] -> [B, L, ...], without what was padded."""
-    B, count, size, *rest = x_BnS.shape
-    return x_BnS.reshape(B, count * size, *rest)[:, :length]
+def _joined(x_nCS: Array, B: int, L: int, K: int) -> Array:
+    """[n, C, S, ...] -> [B, L, K, ...], without what was padded."""
+    x_nCS = x_nCS if x_nCS.shape[1] == 1 else x_nCS.swapaxes(0, 1)
+    return jnp.moveaxis(x_nCS.reshape(B, K, -1, *x_nCS.shape[3:]), 1, 2)[:, :L]
 
 
 def _at(x_n: Array, n: Array) -> Array:
@@ -56,32 +61,22 @@ def _put(x_n: Array, part: Array, n: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(x_n, part.astype(x_n.dtype), n, 0)
 
 
-def _of_queries(x_BLKGh: Array, count: int) -> Array:
-    x_nBKGSh = _cut(x_BLKGh, count, 1, 0, 3, 4, 2, 5)
-    n, B, K, G, S, h = x_nBKGSh.shape
-    return x_nBKGSh.reshape(n, B, K, G * S, h)
+def _of_queries(x_BLKGh: Array, count: int, alone: bool) -> Array:
+    x_nCGSh = jnp.moveaxis(_cut(x_BLKGh, count, alone), 3, 2)
+    return x_nCGSh.reshape(*x_nCGSh.shape[:2], -1, x_nCGSh.shape[-1])
 
 
-def _of_queries_transposed(x_BLKGh: Array, count: int) -> Array:
-    x_nBKhGS = _cut(x_BLKGh, count, 1, 0, 3, 5, 4, 2)
-    return x_nBKhGS.reshape(*x_nBKhGS.shape[:4], -1)
+def _product(a_CXY: Array, b_CYZ: Array) -> Array:
+    return jnp.matmul(a_CXY, b_CYZ, preferred_element_type=jnp.float32)
 
 
-def _of_keys(x_BLKh: Array, count: int) -> Array:
-    return _cut(x_BLKh, count, 1, 0, 3, 2, 4)
-
-
-def _product(a_BKXY: Array, b_BKYZ: Array) -> Array:
-    return jnp.matmul(a_BKXY, b_BKYZ, preferred_element_type=jnp.float32)
-
-
-def _with_rows(a_BKRh: Array, b_BKMh: Array) -> Array:
+def _with_rows(a_CRh: Array, b_CMh: Array) -> Array:
     """a @ b transposed, which the CPU compiler so need not write."""
-    over_h, of_BK = ((3,), (3,)), ((0, 1), (0, 1))
-    return jax.lax.dot_general(a_BKRh, b_BKMh, (over_h, of_BK), preferred_element_type=jnp.float32)
+    over_h, of_C = ((2,), (2,)), ((0,), (0,))
+    return jax.lax.dot_general(a_CRh, b_CMh, (over_h, of_C), preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _blockwise(
     q_BLKGh: Array,
     k_BLKh: Array,
@@ -89,32 +84,34 @@ def _blockwise(
     segment_ids_BL: Array,
     causal: bool,
     window: int,
+    alone: bool,
 ) -> Array:
-    return _blockwise_forward(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window)[0]
+    return _blockwise_forward(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window, alone)[0]
 
 
 def _scores(
-    q_BKRh: Array,
-    k_BKMh: Array,
-    segments_nBS: Array,
+    q_CRh: Array,
+    k_CMh: Array,
+    segments_nCS: Array,
     queries: Array,
     keys: Array,
+    count: int,
     causal: bool,
     window: int,
 ) -> Array:
-    """Scores float32 [B, K, G, S, M] of two blocks, MASKED where they are not allowed."""
-    B, K, R, _ = q_BKRh.shape
-    S = segments_nBS.shape[2]
-    mask_BSM = reference.allowed(
-        _at(segments_nBS, queries),
-        _at(segments_nBS, keys),
-        queries * S,
-        keys * S,
+    """Scores float32 [C, G, S, M] of two blocks of a row, MASKED where they are not allowed."""
+    C, R, _ = q_CRh.shape
+    S = segments_nCS.shape[2]
+    mask_CSM = reference.allowed(
+        _at(segments_nCS, queries),
+        _at(segments_nCS, keys),
+        queries % count * S,
+        keys % count * S,
         causal,
         window,
     )
-    s_BKGSM = _with_rows(q_BKRh, k_BKMh).reshape(B, K, R // S, S, S)
-    return jnp.where(mask_BSM[:, None, None], s_BKGSM, MASKED)
+    s_CGSM = _with_rows(q_CRh, k_CMh).reshape(C, R // S, S, S)
+    return jnp.where(mask_CSM[:, None], s_CGSM, MASKED)
 
 
 def _blockwise_forward(
@@ -124,94 +121,88 @@ def _blockwise_forward(
     segment_ids_BL: Array,
     causal: bool,
     window: int,
+    alone: bool,
 ) -> tuple[Array, Residuals]:
     B, L, K, G, h = q_BLKGh.shape
     count = _count(L, causal)
-    q_nBKRh, k_nBKMh, v_nBKMh = (
-        _of_queries(q_BLKGh, count),
-        _of_keys(k_BLKh, count),
-        _of_keys(v_BLKh, count),
+    q_nCRh = _of_queries(q_BLKGh, count, alone)
+    segment_ids_BLK = jnp.broadcast_to(segment_ids_BL[..., None], (B, L, K))
+    k_nCMh, v_nCMh, segments_nCS = (
+        _cut(x, count, alone) for x in (k_BLKh, v_BLKh, segment_ids_BLK)
     )
-    segments_nBS = _cut(segment_ids_BL, count, 1, 0, 2)
-    S = segments_nBS.shape[2]
+    n, C, S = segments_nCS.shape
 
     def of_queries(n: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        q_BKRh = _at(q_nBKRh, n)
+        q_CRh = _at(q_nCRh, n)
 
         def of_keys(m: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             o, top, total = state
-            s = _scores(q_BKRh, _at(k_nBKMh, m), segments_nBS, n, m, causal, window)
+            s = _scores(q_CRh, _at(k_nCMh, m), segments_nCS, n, m, count, causal, window)
             new_top = jnp.maximum(top, jnp.max(s, axis=-1, keepdims=True))
             p, fade = jnp.exp(s - new_top), jnp.exp(top - new_top)
             total = total * fade + jnp.sum(p, axis=-1, keepdims=True)
-            p = p.astype(v_BLKh.dtype).reshape(B, K, G * S, S)
-            o = o * fade + _product(p, _at(v_nBKMh, m)).reshape(o.shape)
+            p = p.astype(v_BLKh.dtype).reshape(C, G * S, S)
+            o = o * fade + _product(p, _at(v_nCMh, m)).reshape(o.shape)
             return o, new_top, total
 
-        none = jnp.zeros((B, K, G, S, h), jnp.float32)
+        none = jnp.zeros((C, G, S, h), jnp.float32)
         begun = none, jnp.full_like(none[..., :1], MASKED), none[..., :1]
-        span = _span(n, count, S, causal, window)
-        o, top, total = jax.lax.fori_loop(*span, of_keys, begun)
+        o, top, total = jax.lax.fori_loop(*_span(n, count, S, causal, window), of_keys, begun)
         # Padding sees nothing: it gets zeros, and a sum so large that it gives nothing backwards.
-        sees = (_at(segments_nBS, n) > 0)[:, None, None, :, None]
+        sees = (_at(segments_nCS, n) > 0)[:, None, :, None]
         o, log = jnp.where(sees, o / total, 0.0), jnp.where(sees, top + jnp.log(total), -MASKED)
         return _put(state[0], o, n), _put(state[1], log, n)
 
-    o_nBKGSh = jnp.zeros((count, B, K, G, S, h), v_BLKh.dtype)
-    log_nBKGS1 = jnp.zeros((count, B, K, G, S, 1), jnp.float32)
-    o_nBKGSh, log_nBKGS1 = jax.lax.fori_loop(0, count, of_queries, (o_nBKGSh, log_nBKGS1))
-    o_BLKGh = _joined(o_nBKGSh.transpose(1, 0, 4, 2, 3, 5), L)
-    return o_BLKGh, (q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, o_BLKGh, log_nBKGS1)
+    o_nCGSh = jnp.zeros((n, C, G, S, h), v_BLKh.dtype)
+    log_nCGS1 = jnp.zeros((n, C, G, S, 1), jnp.float32)
+    o_nCGSh, log_nCGS1 = jax.lax.fori_loop(0, n, of_queries, (o_nCGSh, log_nCGS1))
+    o_BLKGh = _joined(jnp.moveaxis(o_nCGSh, 2, 3), B, L, K)
+    return o_BLKGh, (q_nCRh, k_nCMh, v_nCMh, segments_nCS, o_nCGSh, log_nCGS1)
 
 
 def _blockwise_backward(
-    causal: bool, window: int, residuals: Residuals, do_BLKGh: Array
+    causal: bool, window: int, alone: bool, residuals: Residuals, do_BLKGh: Array
 ) -> tuple[Array, Array, Array, None]:
-    q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, o_BLKGh, log_nBKGS1 = residuals
-    B, L, K, G, h = q_BLKGh.shape
-    count = _count(L, causal)
-    dtype = v_BLKh.dtype
+    q_nCRh, k_nCMh, v_nCMh, segments_nCS, o_nCGSh, log_nCGS1 = residuals
+    B, L, K, G, h = do_BLKGh.shape
+    n, C, S = segments_nCS.shape
+    count, dtype = _count(L, causal), v_nCMh.dtype
+    do_nCRh = _of_queries(do_BLKGh, count, alone)
     # sum over keys of p * dp, known from the output alone (Dao et al. 2022, arXiv:2205.14135)
-    overlap = jnp.sum(do_BLKGh.astype(jnp.float32) * o_BLKGh, axis=-1, keepdims=True)
-    overlap_nBKGS1 = _cut(overlap, count, 1, 0, 3, 4, 2, 5)
-    q_nBKRh, do_nBKRh = (_of_queries(x, count) for x in (q_BLKGh, do_BLKGh))
+    # (Flat: XLA's library for CPUs takes up to 18 times as long over sums whose first axis is 1.)
+    overlap = jnp.sum(do_nCRh.reshape(-1, h).astype(jnp.float32) * o_nCGSh.reshape(-1, h), axis=-1)
+    overlap_nCGS1 = overlap.reshape(log_nCGS1.shape)
     # Sums over queries are products with these, so that no matrix of scores is transposed.
-    q_nBKhR, do_nBKhR = (_of_queries_transposed(x, count) for x in (q_BLKGh, do_BLKGh))
-    k_nBKMh, v_nBKMh = (_of_keys(x, count) for x in (k_BLKh, v_BLKh))
-    segments_nBS = _cut(segment_ids_BL, count, 1, 0, 2)
-    S = segments_nBS.shape[2]
+    q_nChR, do_nChR = (x.swapaxes(-1, -2) for x in (q_nCRh, do_nCRh))
 
     def of_queries(n: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        q_BKRh, do_BKRh, q_BKhR, do_BKhR = (
-            _at(x, n) for x in (q_nBKRh, do_nBKRh, q_nBKhR, do_nBKhR)
-        )
-        log, overlap = _at(log_nBKGS1, n), _at(overlap_nBKGS1, n)
+        q_CRh, do_CRh, q_ChR, do_ChR = (_at(x, n) for x in (q_nCRh, do_nCRh, q_nChR, do_nChR))
+        log, overlap = _at(log_nCGS1, n), _at(overlap_nCGS1, n)
 
         def of_keys(m: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            dq_BKRh, dk_nBKhM, dv_nBKhM = state
-            k_BKMh, v_BKMh = _at(k_nBKMh, m), _at(v_nBKMh, m)
-            p = jnp.exp(_scores(q_BKRh, k_BKMh, segments_nBS, n, m, causal, window) - log)
-            ds = p * (_with_rows(do_BKRh, v_BKMh).reshape(p.shape) - overlap)
-            ds_BKRM, p_BKRM = (x.astype(dtype).reshape(B, K, G * S, S) for x in (ds, p))
-            dk_BKhM = _at(dk_nBKhM, m) + _product(q_BKhR, ds_BKRM)
-            dv_BKhM = _at(dv_nBKhM, m) + _product(do_BKhR, p_BKRM)
-            dq_BKRh += _product(ds_BKRM, k_BKMh)
-            return dq_BKRh, _put(dk_nBKhM, dk_BKhM, m), _put(dv_nBKhM, dv_BKhM, m)
+            dq_CRh, dk_nChM, dv_nChM = state
+            k_CMh, v_CMh = _at(k_nCMh, m), _at(v_nCMh, m)
+            s = _scores(q_CRh, k_CMh, segments_nCS, n, m, count, causal, window)
+            p = jnp.exp(s - log)
+            ds = p * (_with_rows(do_CRh, v_CMh).reshape(p.shape) - overlap)
+            ds_CRM, p_CRM = (x.astype(dtype).reshape(C, G * S, S) for x in (ds, p))
+            dk_ChM = _at(dk_nChM, m) + _product(q_ChR, ds_CRM)
+            dv_ChM = _at(dv_nChM, m) + _product(do_ChR, p_CRM)
+            dq_CRh += _product(ds_CRM, k_CMh)
+            return dq_CRh, _put(dk_nChM, dk_ChM, m), _put(dv_nChM, dv_ChM, m)
 
-        dq_nBKRh, dk_nBKhM, dv_nBKhM = state
-        begun = jnp.zeros(q_BKRh.shape, jnp.float32), dk_nBKhM, dv_nBKhM
+        dq_nCRh, dk_nChM, dv_nChM = state
+        begun = jnp.zeros(q_CRh.shape, jnp.float32), dk_nChM, dv_nChM
         span = _span(n, count, S, causal, window)
-        dq_BKRh, dk_nBKhM, dv_nBKhM = jax.lax.fori_loop(*span, of_keys, begun)
-        return _put(dq_nBKRh, dq_BKRh, n), dk_nBKhM, dv_nBKhM
+        dq_CRh, dk_nChM, dv_nChM = jax.lax.fori_loop(*span, of_keys, begun)
+        return _put(dq_nCRh, dq_CRh, n), dk_nChM, dv_nChM
 
-    none = jnp.zeros((count, B, K, h, S), jnp.float32)
-    begun = jnp.zeros(q_nBKRh.shape, q_BLKGh.dtype), none, none
-    dq_nBKRh, dk_nBKhM, dv_nBKhM = jax.lax.fori_loop(0, count, of_queries, begun)
-    dq_nBKGSh = dq_nBKRh.reshape(count, B, K, G, S, h)
-    dq_BLKGh = _joined(dq_nBKGSh.transpose(1, 0, 4, 2, 3, 5), L)
-    dk_BLKh, dv_BLKh = (
-        _joined(d.transpose(1, 0, 4, 2, 3), L).astype(dtype) for d in (dk_nBKhM, dv_nBKhM)
-    )
+    none = jnp.zeros((n, C, h, S), jnp.float32)
+    begun = jnp.zeros_like(q_nCRh), none, none
+    dq_nCRh, dk_nChM, dv_nChM = jax.lax.fori_loop(0, n, of_queries, begun)
+    dq_nCSGh = jnp.moveaxis(dq_nCRh.reshape(n, C, G, S, h), 2, 3)
+    dk_nCMh, dv_nCMh = (d.swapaxes(-1, -2).astype(dtype) for d in (dk_nChM, dv_nChM))
+    dq_BLKGh, dk_BLKh, dv_BLKh = (_joined(d, B, L, K) for d in (dq_nCSGh, dk_nCMh, dv_nCMh))
     return dq_BLKGh, dk_BLKh, dv_BLKh, None
 
 
@@ -229,8 +220,25 @@ def blockwise(
 ) -> Array:
     """Blocks of queries, each against the blocks of keys that it may see, one after the other.
 
-    The scores of two blocks are alive at a time. Only the log of each softmax's sum is kept, and
-    the backward pass computes them again. Pairs of blocks that the causal mask or a window hides
-    are left out.
+    The scores of two blocks are alive at a time, in all heads of all rows. Only the log of each
+    softmax's sum is kept, and the backward pass computes them again. Pairs of blocks that the
+    causal mask or a window hides are left out.
     """
-    return _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window)
+    return _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window, False)
+
+
+def headwise(
+    q_BLKGh: Array,
+    k_BLKh: Array,
+    v_BLKh: Array,
+    segment_ids_BL: Array,
+    *,
+    causal: bool,
+    window: int,
+) -> Array:
+    """The same, one key head after the other.
+
+    A product of two blocks stays on one core, whose cache holds its scores: nothing is split and
+    waited for, and nothing else of attention is done meanwhile.
+    """
+    return _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window, True)

@@ -94,31 +94,74 @@ def _scale(shape: tuple[int, ...]) -> nnx.Param:
 
 def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     """x / rms(x) * scale over the last axis, computed in float32, returned in x's dtype."""
-    x32 = x.astype(jnp.float32)
+    # XLA's library for CPUs takes up to 18 times as long over sums whose first axis is 1.
+    x32 = (x[0] if x.shape[0] == 1 else x).astype(jnp.float32)
     y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + 1e-6)
-    return (y * scale).astype(x.dtype)
+    return (y * scale).astype(x.dtype).reshape(x.shape)
 
 
-@jax.custom_vjp
-def dense(x: jax.Array, w: jax.Array) -> jax.Array:
-    """x @ w, of [..., D] and [D, F].
+def _as_it_lies(kept: Any) -> Any:
+    """What was kept for the backward pass: the CPU compiler shall read it, and not look behind it.
+
+    Others may: those of TPUs and GPUs work it out again while they read what led to it.
+    """
+    return jax.lax.platform_dependent(
+        kept, cpu=jax.lax.optimization_barrier, default=lambda kept: kept
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dense(x: jax.Array, w: jax.Array, axes: int = 1) -> jax.Array:
+    """x [B, L, ...] times w over the last `axes` axes of x, the first of w.
 
     The gradient of w is asked for as the product of x and the gradient of the result, in this
-    order: of the first the CPU compiler writes a transposed copy, and where that is the gradient
-    it works out the activation's derivative in strides, at the cost of two more products.
+    order: of the first the CPU compiler writes a transposed copy. Were that the gradient, it would
+    work out in strides whatever led to it, an activation's derivative or a norm's.
     """
-    return x @ w
+    return _dense_forward(x, w, axes)[0]
+
+
+def _dense_forward(x: jax.Array, w: jax.Array, axes: int) -> tuple[jax.Array, Any]:
+    over = tuple(range(2, x.ndim)), tuple(range(axes))
+    return jax.lax.dot_general(x, w, (over, ((), ()))), (x, w)
 
 
 def _dense_backward(
-    kept: tuple[jax.Array, jax.Array], dy: jax.Array
+    axes: int, kept: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, w = kept
-    rows = tuple(range(x.ndim - 1))
-    return dy @ w.T, jax.lax.dot_general(x, dy, ((rows, rows), ((), ())))
+    x = _as_it_lies(x)  # else what led to x is worked out again, in strides
+    over = tuple(range(2, dy.ndim)), tuple(range(axes, w.ndim))
+    tokens = (0, 1), (0, 1)
+    return (
+        jax.lax.dot_general(dy, w, (over, ((), ()))),
+        jax.lax.dot_general(x, dy, (tokens, ((), ()))),
+    )
 
 
-dense.defvjp(lambda x, w: (x @ w, (x, w)), _dense_backward)
+dense.defvjp(_dense_forward, _dense_backward)
+
+
+@jax.custom_vjp
+def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202); nothing but the two is kept for later."""
+    return _swiglu_forward(gate, up)[0]
+
+
+def _swiglu_forward(gate: jax.Array, up: jax.Array) -> tuple[jax.Array, Any]:
+    return jax.nn.silu(gate) * up, (gate, up)
+
+
+def _swiglu_backward(
+    kept: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    gate, up = _as_it_lies(kept)  # else the sigmoid is kept after all
+    sigmoid = jax.nn.sigmoid(gate)
+    silu = gate * sigmoid
+    return dy * up * (sigmoid + silu * (1 - sigmoid)), dy * silu
+
+
+swiglu.defvjp(_swiglu_forward, _swiglu_backward)
 
 
 _FEW_TOKENS = 256  # to choose from; of more, the product costs CPUs more than it saves others
@@ -229,16 +272,14 @@ def block(
     if gather is not None:
         p |= {name: gather(p[name], axes) for name, axes in MATRICES.items()}
     y_BLD = rms_norm(x_BLD, p["attention_norm"])
-    q_BLHh = jnp.einsum("BLD,DHh->BLHh", y_BLD, p["wq"])
-    k_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wk"])
-    v_BLKh = jnp.einsum("BLD,DKh->BLKh", y_BLD, p["wv"])
+    q_BLHh, k_BLKh, v_BLKh = (dense(y_BLD, p[name]) for name in ("wq", "wk", "wv"))
     q_BLHh = rotate(rms_norm(q_BLHh, p["q_norm"]), cos, sin)
     k_BLKh = rotate(rms_norm(k_BLKh, p["k_norm"]), cos, sin)
     a_BLHh = attend(q_BLHh, k_BLKh, v_BLKh, segment_ids_BL)
-    x_BLD = x_BLD + jnp.einsum("BLHh,HhD->BLD", a_BLHh, p["wo"])
+    x_BLD = x_BLD + dense(a_BLHh, p["wo"], 2)
     y_BLD = rms_norm(x_BLD, p["mlp_norm"])
     gate_BLF, up_BLF = (dense(y_BLD, p[name]) for name in ("gate", "up"))
-    return x_BLD + dense(jax.nn.silu(gate_BLF) * up_BLF, p["down"])
+    return x_BLD + dense(swiglu(gate_BLF, up_BLF), p["down"])
 
 
 class Backbone(nnx.Module):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 
 import jax
 from jax.sharding import Mesh
@@ -48,7 +49,7 @@ def choose(
     why = "this CPU path has no fast bfloat16" if cpu else "matrix units take bfloat16"
     auto = "float32" if cpu else "bfloat16"
     dtype = settle("precision", dtype, auto, f"{why}; parameters are float32")
-    attention = settle("attention", attention, *_ATTENTION.get(device.platform, _ANYWHERE))
+    attention = settle("attention", attention, *_attention(device.platform))
     _check_attention(attention, device)
     unroll = settle("unroll", unroll, *_unrolled(device.platform, remat))
     lines.append(f"remat       {remat} ({_REMAT[remat]})")
@@ -64,12 +65,21 @@ _REMAT = {
     "offload": "products with parameters are kept by the host, all else computed again",
 }
 
-# The attention of each platform, and why.
-_ATTENTION = {
+# The attention that is a kernel of a platform, and why.
+_KERNELS = {
     "tpu": ("splash", "a fused kernel; leaves out what the causal mask or a window hides"),
     "gpu": ("flash", "a fused kernel; leaves out what mask, window or segments hide"),
 }
-_ANYWHERE = ("blockwise", "plain XLA, memory linear in the row; no fused kernel for this platform")
+_FEW_CORES = 2  # of a device; more of them are worth the waiting for each other
+
+
+def _attention(platform: str) -> tuple[str, str]:
+    if platform in _KERNELS:
+        return _KERNELS[platform]
+    why = "plain XLA, memory linear in the row; no fused kernel for this platform"
+    if platform == "cpu" and (os.cpu_count() or 1) <= _FEW_CORES * jax.local_device_count("cpu"):
+        return "headwise", f"{why}; few cores do one head after the other"
+    return "blockwise", why
 
 
 def _unrolled(platform: str, remat: str) -> tuple[str, str]:
@@ -81,7 +91,7 @@ def _unrolled(platform: str, remat: str) -> tuple[str, str]:
 
 
 def _check_attention(attention: str, device: jax.Device) -> None:
-    for platform, (kernel, _) in _ATTENTION.items():
+    for platform, (kernel, _) in _KERNELS.items():
         if attention == kernel and device.platform != platform:
             raise UserError(
                 f"execution.attention {kernel} is a kernel for {platform} devices and these are "

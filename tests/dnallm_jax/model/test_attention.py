@@ -17,7 +17,7 @@ LENGTH = 200  # more than a block, and no whole number of them
 LENGTHS = [[1, 130, 50], [200], [], [128, 60]]  # the third row is nothing but padding
 
 
-FAST = ("blockwise", "splash", "flash")
+FAST = ("blockwise", "headwise", "splash", "flash")
 
 
 @pytest.fixture(autouse=True)

@@ -156,6 +156,38 @@ def furthest(got: Params, wanted: Params) -> float:
     return max(jax.tree.leaves(shares))
 
 
+PRODUCTS = {
+    "to heads": (gpt.dense, lambda x, w: jnp.einsum("BLD,DHh->BLHh", x, w), (3, 5, 8), (8, 2, 4)),
+    "from heads": (
+        lambda x, w: gpt.dense(x, w, 2),
+        lambda x, w: jnp.einsum("BLHh,HhD->BLD", x, w),
+        (3, 5, 2, 4),
+        (2, 4, 8),
+    ),
+    "activation": (gpt.swiglu, lambda gate, up: gate / (1 + jnp.exp(-gate)) * up, (3, 5), (3, 5)),
+}
+
+
+def same_gradients(by_hand: Callable, plain: Callable, *shapes: tuple[int, ...]) -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    args = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False)]
+    value, pulled = jax.vjp(plain, *args)
+    got, pulled_by_hand = jax.vjp(by_hand, *args)
+    np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-6)
+    change = jax.random.normal(keys[2], value.shape)
+    for mine, wanted in zip(pulled_by_hand(change), pulled(change), strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-5, atol=1e-5)
+        assert float(np.abs(wanted).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_gradients_written_by_hand_are_those_of_the_plain_expression(name: str) -> None:
+    by_hand, *rest = PRODUCTS[name]
+    same_gradients(by_hand, *rest)
+    with pytest.raises(AssertionError):  # the values are right, but one gradient is lost
+        same_gradients(lambda x, y: by_hand(x, jax.lax.stop_gradient(y)), *rest)
+
+
 def test_ways_of_running_give_the_same_values_and_gradients(params: Params) -> None:
     value, gradient = loss_and_gradient(params, RUN)
     assert min(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 0

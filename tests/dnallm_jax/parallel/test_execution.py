@@ -33,7 +33,6 @@ class Device:
 @pytest.mark.parametrize(
     ("platform", "attention", "why"),
     [
-        ("cpu", "blockwise", "plain XLA, memory linear in the row"),
         ("tpu", "splash", "a fused kernel"),
         ("gpu", "flash", "a fused kernel"),
         ("axon", "blockwise", "plain XLA, memory linear in the row; no fused kernel"),
@@ -46,6 +45,16 @@ def test_a_platform_has_its_attention_and_the_header_says_why(
     run, lines = choose(device=device)
     assert run.attention == attention
     assert any(line.startswith(f"attention   {attention} ({why}") for line in lines)
+
+
+@pytest.mark.parametrize(("cores", "attention"), [(2, "headwise"), (3, "blockwise")])
+def test_few_cores_of_a_device_do_one_head_after_the_other(
+    cores: int, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores * jax.local_device_count())
+    run, lines = choose()
+    assert run.attention == attention
+    assert any(line.startswith(f"attention   {attention} (plain XLA, memory") for line in lines)
 
 
 @pytest.mark.parametrize(

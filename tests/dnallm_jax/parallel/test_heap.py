@@ -4,6 +4,7 @@ import platform
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,12 @@ SIZE = 100 * 2**20
 PAGES = SIZE // resource.getpagesize()
 
 
+def on_request() -> bool:
+    """Whether this kernel gives huge pages, and to those alone that ask for them."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return setting.exists() and "[madvise]" in setting.read_text()
+
+
 def pages_asked_for(before: str) -> int:
     program = ROUNDS.replace("{before}", before).replace("SIZE", str(SIZE))
     command = [sys.executable, "-c", program]
@@ -43,6 +50,35 @@ def pages_asked_for(before: str) -> int:
 def test_the_memory_of_a_step_is_that_of_the_last_one() -> None:
     assert pages_asked_for("heap.keep_freed()") < PAGES / 100
     options = ("_NO_TRIMMING", "_NO_MAPPING", "_ONE_HEAP")
-    without = [f"heap.{option} = (0, 0); heap.keep_freed()" for option in options]
+    small = "heap._ADVICE = 0"  # of huge pages even the faults would ask for few
+    without = [f"heap.{option} = (0, 0); {small}; heap.keep_freed()" for option in options]
     for fault in ("", *without):
         assert pages_asked_for(fault) > PAGES / 2, f"unnoticed: {fault or 'nothing done'}"
+
+
+HUGE = """
+import ctypes
+from dnallm_jax.parallel import heap
+
+{before}
+C = ctypes.CDLL(None)
+C.malloc.restype = ctypes.c_void_p
+C.memset(ctypes.c_void_p(C.malloc(SIZE)), 1, SIZE)
+with open("/proc/self/smaps_rollup") as lines:
+    print(next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:")))
+"""
+
+
+def kibibytes_of_huge_pages(before: str) -> int:
+    program = HUGE.replace("{before}", before).replace("SIZE", str(SIZE))
+    command = [sys.executable, "-c", program]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(
+    not on_request(), reason="the kernel does not give huge pages to those that ask, and no other"
+)
+def test_a_step_lies_in_huge_pages() -> None:
+    assert kibibytes_of_huge_pages("heap.keep_freed()") > SIZE / 2**10 / 2
+    for fault in ("", "heap._ADVICE = 0; heap.keep_freed()"):
+        assert kibibytes_of_huge_pages(fault) < SIZE / 2**10 / 2, f"unnoticed: {fault or 'nothing'}"

@@ -139,7 +139,8 @@ def test_compiled_code_is_kept_where_nobody_said_otherwise(
     assert told["jax_compilation_cache_dir"] == str(tmp_path / "dnallm_jax" / "xla")
 
 
-def test_a_cpu_runs_float32_unrolled_and_says_why() -> None:
+def test_a_cpu_runs_float32_unrolled_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3 * jax.local_device_count())
     run, lines = execution.choose()
     assert (run.dtype, run.attention, run.unroll, run.remat) == (
         "float32",
