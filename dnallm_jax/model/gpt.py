@@ -8,6 +8,7 @@ every axis (`axes`), from which the sharding follows in `parallel/mesh.py`.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,23 +101,13 @@ def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     return (y * scale).astype(x.dtype).reshape(x.shape)
 
 
-def _as_it_lies(kept: Any) -> Any:
-    """What was kept for the backward pass: the CPU compiler shall read it, and not look behind it.
-
-    Others may: those of TPUs and GPUs work it out again while they read what led to it.
-    """
-    return jax.lax.platform_dependent(
-        kept, cpu=jax.lax.optimization_barrier, default=lambda kept: kept
-    )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dense(x: jax.Array, w: jax.Array, axes: int = 1) -> jax.Array:
     """x [B, L, ...] times w over the last `axes` axes of x, the first of w.
 
-    The gradient of w is asked for as the product of x and the gradient of the result, in this
-    order: of the first the CPU compiler writes a transposed copy. Were that the gradient, it would
-    work out in strides whatever led to it, an activation's derivative or a norm's.
+    The gradient of w is asked for with one of its factors first: of this the CPU compiler writes a
+    transposed copy, and works out in strides whatever led to it, an activation's derivative or a
+    norm's. So it is x, of which other products take the same copy, but where x is much the wider.
     """
     return _dense_forward(x, w, axes)[0]
 
@@ -130,38 +121,16 @@ def _dense_backward(
     axes: int, kept: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, w = kept
-    x = _as_it_lies(x)  # else what led to x is worked out again, in strides
     over = tuple(range(2, dy.ndim)), tuple(range(axes, w.ndim))
-    tokens = (0, 1), (0, 1)
-    return (
-        jax.lax.dot_general(dy, w, (over, ((), ()))),
-        jax.lax.dot_general(x, dy, (tokens, ((), ()))),
-    )
+    dx = jax.lax.dot_general(dy, w, (over, ((), ())))
+    tokens = ((0, 1), (0, 1)), ((), ())
+    if math.prod(w.shape[:axes]) <= 2 * math.prod(w.shape[axes:]):
+        return dx, jax.lax.dot_general(x, dy, tokens)
+    dw = jax.lax.dot_general(dy, x, tokens)
+    return dx, jnp.moveaxis(dw, range(w.ndim - axes), range(axes, w.ndim))
 
 
 dense.defvjp(_dense_forward, _dense_backward)
-
-
-@jax.custom_vjp
-def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
-    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202); nothing but the two is kept for later."""
-    return _swiglu_forward(gate, up)[0]
-
-
-def _swiglu_forward(gate: jax.Array, up: jax.Array) -> tuple[jax.Array, Any]:
-    return jax.nn.silu(gate) * up, (gate, up)
-
-
-def _swiglu_backward(
-    kept: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    gate, up = _as_it_lies(kept)  # else the sigmoid is kept after all
-    sigmoid = jax.nn.sigmoid(gate)
-    silu = gate * sigmoid
-    return dy * up * (sigmoid + silu * (1 - sigmoid)), dy * silu
-
-
-swiglu.defvjp(_swiglu_forward, _swiglu_backward)
 
 
 _FEW_TOKENS = 256  # to choose from; of more, the product costs CPUs more than it saves others
@@ -279,7 +248,7 @@ def block(
     x_BLD = x_BLD + dense(a_BLHh, p["wo"], 2)
     y_BLD = rms_norm(x_BLD, p["mlp_norm"])
     gate_BLF, up_BLF = (dense(y_BLD, p[name]) for name in ("gate", "up"))
-    return x_BLD + dense(swiglu(gate_BLF, up_BLF), p["down"])
+    return x_BLD + dense(jax.nn.silu(gate_BLF) * up_BLF, p["down"])
 
 
 class Backbone(nnx.Module):

@@ -164,7 +164,7 @@ PRODUCTS = {
         (3, 5, 2, 4),
         (2, 4, 8),
     ),
-    "activation": (gpt.swiglu, lambda gate, up: gate / (1 + jnp.exp(-gate)) * up, (3, 5), (3, 5)),
+    "to a narrower": (gpt.dense, lambda x, w: x @ w, (3, 5, 8), (8, 2)),
 }
 
 
