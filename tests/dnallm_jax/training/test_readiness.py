@@ -107,7 +107,8 @@ def test_a_mesh_that_does_not_fit() -> None:
     assert said.startswith("corpus.row_length = 30 does not divide over the 4 parts")
 
 
-def test_a_way_of_running_that_is_not_there() -> None:
+def test_a_way_of_running_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3 * jax.local_device_count())
     assert readiness._execution(CONFIG) == (
         "precision float32, attention blockwise, unroll yes, remat none"
     )
