@@ -5,11 +5,12 @@ padding token (segment 0) attends to nothing and gets zeros, so one segment neve
 another. Where each runs, and which is chosen, is settled in `parallel/execution.py`.
 """
 
+import functools
 from collections.abc import Callable
 
 from jax import Array
 
-from dnallm_jax.model.blockwise import blockwise, headwise
+from dnallm_jax.model.blockwise import blockwise
 from dnallm_jax.model.flash import flash
 from dnallm_jax.model.reference import reference
 from dnallm_jax.model.splash import splash
@@ -17,7 +18,7 @@ from dnallm_jax.model.splash import splash
 BACKENDS: dict[str, Callable[..., Array]] = {
     "reference": reference,
     "blockwise": blockwise,
-    "headwise": headwise,
+    "headwise": functools.partial(blockwise, alone=True),
     "splash": splash,
     "flash": flash,
 }

@@ -217,28 +217,15 @@ def blockwise(
     *,
     causal: bool,
     window: int,
+    alone: bool = False,
 ) -> Array:
     """Blocks of queries, each against the blocks of keys that it may see, one after the other.
 
-    The scores of two blocks are alive at a time, in all heads of all rows. Only the log of each
-    softmax's sum is kept, and the backward pass computes them again. Pairs of blocks that the
-    causal mask or a window hides are left out.
+    The scores of two blocks are alive at a time. Only the log of each softmax's sum is kept, and
+    the backward pass computes them again. Pairs of blocks that the causal mask or a window hides
+    are left out.
+
+    All heads of all rows are worked on at once; or, `alone`, one key head after the other: then a
+    product stays on one core, whose cache holds its scores, and no core waits for another's part.
     """
-    return _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window, False)
-
-
-def headwise(
-    q_BLKGh: Array,
-    k_BLKh: Array,
-    v_BLKh: Array,
-    segment_ids_BL: Array,
-    *,
-    causal: bool,
-    window: int,
-) -> Array:
-    """The same, one key head after the other.
-
-    A product of two blocks stays on one core, whose cache holds its scores: nothing is split and
-    waited for, and nothing else of attention is done meanwhile.
-    """
-    return _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window, True)
+    return _blockwise(q_BLKGh, k_BLKh, v_BLKh, segment_ids_BL, causal, window, alone)

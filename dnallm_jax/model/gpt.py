@@ -112,7 +112,9 @@ def dense(x: jax.Array, w: jax.Array, axes: int = 1) -> jax.Array:
     return _dense_forward(x, w, axes)[0]
 
 
-def _dense_forward(x: jax.Array, w: jax.Array, axes: int) -> tuple[jax.Array, Any]:
+def _dense_forward(
+    x: jax.Array, w: jax.Array, axes: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     over = tuple(range(2, x.ndim)), tuple(range(axes))
     return jax.lax.dot_general(x, w, (over, ((), ()))), (x, w)
 

@@ -164,6 +164,12 @@ PRODUCTS = {
         (3, 5, 2, 4),
         (2, 4, 8),
     ),
+    "from heads to a narrower": (
+        lambda x, w: gpt.dense(x, w, 2),
+        lambda x, w: jnp.einsum("BLHh,HhD->BLD", x, w),
+        (3, 5, 2, 4),
+        (2, 4, 3),
+    ),
     "to a narrower": (gpt.dense, lambda x, w: x @ w, (3, 5, 8), (8, 2)),
 }
 
